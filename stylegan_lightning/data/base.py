@@ -1,0 +1,91 @@
+"""What every data set is, to the rest of the package: a uint8 array of finished images.
+
+A *source* knows how to produce image number i; `prepare` (in `cache.py`) runs it once into a memory-mapped
+array, and `PreparedDataset` serves batches from that array. Training never decodes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ImageError(Exception):
+    """Image number i cannot be read; the message names the file and the reason."""
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Produces finished images. Must be picklable: `prepare` reads it from worker processes."""
+
+    name: str
+    resolution: int
+    channels: int
+    fingerprint: str
+    """Hex digest of the content and of every option that changes a pixel or a label; the cache key."""
+    label_names: tuple[str, ...]
+    """Names of the label columns, () when unconditional."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> np.ndarray:
+        """Image `index`: uint8 [channels, resolution, resolution]. Raises ImageError when it is unreadable."""
+        ...
+
+    def labels(self) -> np.ndarray:
+        """float32 [len, len(label_names)]; one-hot for classes."""
+        ...
+
+    def attributes(self) -> dict[str, np.ndarray]:
+        """Known factors by name, float32 [len] each; {} when nothing is known."""
+        ...
+
+
+class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Images [N, C, H, W] uint8 (a memory map), labels [N, c_dim] float32, attributes {name: [N]}.
+
+    With `mirror`, item N + i is item i flipped left to right, so a fixed order of indices is a fixed order
+    of pictures.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        name: str,
+        fingerprint: str,
+        label_names: Sequence[str] = (),
+        attributes: dict[str, np.ndarray] | None = None,
+        mirror: bool = False,
+        stats: dict | None = None,
+    ) -> None:
+        self.images, self.targets = images, labels
+        self.name, self.fingerprint, self.mirror = name, fingerprint, mirror
+        self.label_names = tuple(label_names)
+        self.attributes = attributes or {}
+        self.stats = stats or {}
+
+    img_resolution = property(lambda self: int(self.images.shape[-1]))
+    img_channels = property(lambda self: int(self.images.shape[1]))
+    c_dim = property(lambda self: int(self.targets.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self.images) * (2 if self.mirror else 1)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        imgs, labels = self.batch([index])
+        return imgs[0], labels[0]
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """img uint8 [B, C, H, W] and c float32 [B, c_dim] of the given items."""
+        index = np.asarray(indices)
+        n = len(self.images)
+        imgs = self.images[index % n]  # fancy indexing copies out of the memory map
+        flipped = index >= n
+        imgs[flipped] = imgs[flipped][..., ::-1]
+        return torch.from_numpy(imgs), torch.from_numpy(self.targets[index % n])
