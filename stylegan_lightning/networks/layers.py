@@ -1,0 +1,81 @@
+"""Layers with equalised learning rate, shared by the whole family (ProGAN, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_lightning.ops import ACTIVATIONS, bias_act, conv2d_resample, setup_filter
+
+FIR_TAPS = (1, 3, 3, 1)
+
+
+class FullyConnected(nn.Module):
+    """y = act(gain * W x + b): weights are stored with unit variance and scaled at run time.
+
+    `lr_multiplier` slows the layer's learning without changing its initial function (StyleGAN, C).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        activation: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = self.bias if self.bias_gain == 1.0 else self.bias * self.bias_gain
+        return bias_act(x @ (self.weight * self.weight_gain).t(), b, act=self.activation)
+
+
+class Conv2d(nn.Module):
+    """Same-size convolution, optionally at half the resolution, with equalised learning rate.
+
+    The activation must be positively homogeneous (linear, relu, lrelu): its gain, and `gain` of the call,
+    are applied to the small weight instead of to the large activation.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        bias: bool = True,
+        activation: str = "linear",
+        up: int = 1,
+        down: int = 1,
+        resample_filter: Sequence[float] = FIR_TAPS,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        if activation not in ("linear", "relu", "lrelu"):
+            raise ValueError(f"activation must be linear, relu or lrelu, got {activation!r}")
+        self.activation, self.up, self.down, self.clamp = activation, up, down, clamp
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        gain_act = gain * ACTIVATIONS[self.activation][1]
+        w = (self.weight * (self.weight_gain * gain_act)).to(x.dtype)
+        x = conv2d_resample(x, w, self.resample_filter, up=self.up, down=self.down)
+        b = None if self.bias is None else self.bias * gain_act
+        clamp = None if self.clamp is None else self.clamp * gain
+        return bias_act(x, b, act=self.activation, gain=1.0, clamp=clamp)

@@ -1,0 +1,93 @@
+"""The mapping network: latent and label to styles (StyleGAN, section 2; conditioning as in StyleGAN2-ADA, D.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_lightning.networks.layers import FullyConnected
+from stylegan_lightning.ops import pixel_norm
+
+
+def mapping_mlp(
+    in_features: int, out_features: int, num_layers: int, hidden: int, lr_multiplier: float
+) -> nn.Sequential:
+    """`num_layers` leaky-ReLU layers from in_features over `hidden` to out_features; none is the identity."""
+    sizes = [in_features, *[hidden] * (num_layers - 1), out_features] if num_layers else []
+    return nn.Sequential(
+        *(
+            FullyConnected(i, o, activation="lrelu", lr_multiplier=lr_multiplier)
+            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+    )
+
+
+class MappingNetwork(nn.Module):
+    """z [N, z_dim], c [N, c_dim] -> ws [N, num_ws, w_dim].
+
+    z and the embedded label are each normalised to unit mean square, concatenated and passed through
+    `num_layers` layers. `w_avg` follows the mean of w while `track_running_stats` is set; truncation pulls
+    the first `truncation_cutoff` styles towards it (StyleGAN, B). With no layers ws is the normalised z.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        w_dim: int,
+        num_ws: int,
+        *,
+        z_dim: int = 512,
+        c_dim: int = 0,
+        num_layers: int = 8,
+        lr_multiplier: float = 0.01,
+        w_avg_beta: float = 0.998,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
+        self.w_avg_beta = w_avg_beta
+        self.track_running_stats = False
+        self.embed = FullyConnected(c_dim, w_dim) if c_dim else None
+        in_features = z_dim + (w_dim if c_dim else 0)
+        if num_layers == 0 and in_features != w_dim:
+            raise ValueError(f"a mapping without layers needs z_dim (+ w_dim if conditional) == w_dim, got {z_dim=}")
+        self.layers = mapping_mlp(in_features, w_dim, num_layers, w_dim, lr_multiplier)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        x = pixel_norm(z.float())
+        if self.embed is not None:
+            if c is None:
+                raise ValueError(f"this generator is conditional: c [N, {self.c_dim}] must be given")
+            x = torch.cat([x, pixel_norm(self.embed(c.float()))], 1)
+        w = self.layers(x)
+        if self.track_running_stats:
+            with torch.no_grad():
+                self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, self.w_avg_beta))
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        if truncation_psi != 1.0:
+            ws = self._truncate(ws, truncation_psi, truncation_cutoff)
+        return ws
+
+    def _truncate(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
+        cutoff = self.num_ws if cutoff is None else cutoff
+        return torch.cat([self.w_avg.lerp(ws[:, :cutoff], psi), ws[:, cutoff:]], 1)
+
+
+class LabelMapping(nn.Module):
+    """c [N, c_dim] -> [N, out_features]: what a projection discriminator multiplies its features with."""
+
+    def __init__(self, c_dim: int, out_features: int, *, num_layers: int = 8, lr_multiplier: float = 0.01) -> None:
+        super().__init__()
+        self.embed = FullyConnected(c_dim, out_features)
+        self.layers = mapping_mlp(out_features, out_features, num_layers, out_features, lr_multiplier)
+
+    def forward(self, c: Tensor) -> Tensor:
+        return self.layers(pixel_norm(self.embed(c.float())))

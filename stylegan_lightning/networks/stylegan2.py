@@ -1,0 +1,348 @@
+"""StyleGAN2 (Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020; StyleGAN2-ADA for labels).
+
+Architectures: "skip" (RGB sums in G, RGB pyramid in D), "resnet" and "orig" (neither), figure 7 of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylegan_lightning.networks.layers import FIR_TAPS, Conv2d, FullyConnected
+from stylegan_lightning.networks.mapping import LabelMapping
+from stylegan_lightning.ops import (
+    bias_act,
+    conv2d_resample,
+    demod_coefficients,
+    downsample2d,
+    minibatch_std,
+    modulated_conv2d,
+    setup_filter,
+    upsample2d,
+)
+from stylegan_lightning.protocols import NoiseMode
+
+Architecture = Literal["skip", "resnet", "orig"]
+SQRT2 = math.sqrt(2)
+
+
+def block_resolutions(img_resolution: int) -> list[int]:
+    """4, 8, ..., img_resolution. Raises ValueError unless it is a power of two of at least 8."""
+    if img_resolution < 8 or img_resolution & (img_resolution - 1):
+        raise ValueError(f"img_resolution must be a power of two of at least 8, got {img_resolution}")
+    return [2**i for i in range(2, img_resolution.bit_length())]
+
+
+def num_channels(resolution: int, channel_base: int, channel_max: int) -> int:
+    return min(channel_base // resolution, channel_max)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution (up to twice the size), noise, bias, leaky ReLU."""
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: int = 1,
+        resample_filter: Sequence[float] = FIR_TAPS,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        weight = torch.randn(out_channels, in_channels, 3, 3)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode, gain: float = 1.0) -> Tensor:
+        """The gain of the activation is folded into the small factors: lrelu(g x) = g lrelu(x) for g > 0."""
+        styles, g = self.affine(w), gain * SQRT2
+        x = x * styles[:, :, None, None]
+        x = conv2d_resample(x, self.weight, self.resample_filter, up=self.up)
+        scale = demod_coefficients(self.weight, styles) * g
+        x = torch.addcmul((self.bias * g).view(1, -1, 1, 1), x, scale[:, :, None, None])
+        noise = self._noise(x, noise_mode)
+        if noise is not None:
+            x = x + noise * (self.noise_strength * g)
+        x = F.leaky_relu(x, 0.2)
+        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
+
+    def _noise(self, x: Tensor, noise_mode: NoiseMode) -> Tensor | None:
+        if noise_mode == "random":
+            return torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
+        return self.noise_const if noise_mode == "const" else None
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution without demodulation: features to an image."""
+
+    def __init__(self, in_channels: int, img_channels: int, w_dim: int, *, clamp: float | None = None) -> None:
+        super().__init__()
+        self.clamp = clamp
+        self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        return bias_act(
+            modulated_conv2d(x, self.weight, styles, demodulate=False), self.bias, act="linear", clamp=self.clamp
+        )
+
+
+class SynthesisBlock(nn.Module):
+    """One resolution: a constant (4x4) or an up-convolution, a convolution, and an RGB output where needed."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        architecture: Architecture,
+        is_last: bool,
+        resample_filter: Sequence[float] = FIR_TAPS,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.const = self.conv0 = self.skip = self.torgb = None
+        if in_channels == 0:
+            self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(
+                in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter, clamp=clamp
+            )
+            if architecture == "resnet":
+                self.skip = Conv2d(
+                    in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter
+                )
+        self.conv1 = SynthesisLayer(
+            out_channels, out_channels, w_dim, resolution, resample_filter=resample_filter, clamp=clamp
+        )
+        if is_last or architecture == "skip":
+            self.torgb = ToRGB(out_channels, img_channels, w_dim, clamp=clamp)
+        self.num_conv = 1 if in_channels == 0 else 2
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(
+        self, x: Tensor | None, img: Tensor | None, ws: Tensor, noise_mode: NoiseMode
+    ) -> tuple[Tensor, Tensor | None]:
+        """ws [N, num_conv + 1, w_dim]: one style per convolution, the last for the RGB output."""
+        gain = math.sqrt(0.5) if self.skip is not None else 1.0
+        if self.const is not None:
+            x = self.const[None].expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            x = self.conv1(x, ws[:, 0], noise_mode)
+        else:
+            assert x is not None and self.conv0 is not None
+            shortcut = self.skip(x, gain=gain) if self.skip is not None else None
+            x = self.conv0(x, ws[:, 0], noise_mode)
+            x = self.conv1(x, ws[:, 1], noise_mode, gain=gain)
+            x = x if shortcut is None else x + shortcut
+        if img is not None:
+            img = upsample2d(img, self.resample_filter)
+        if self.torgb is not None:
+            y = self.torgb(x, ws[:, self.num_conv])
+            img = y if img is None else img + y
+        return x, img
+
+
+class StyleGAN2Synthesis(nn.Module):
+    """ws [N, num_ws, w_dim] -> img. num_ws = 2 log2(R) - 2; an RGB output shares the next block's first style."""
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int = 3,
+        *,
+        w_dim: int = 512,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        architecture: Architecture = "skip",
+        resample_filter: Sequence[float] = FIR_TAPS,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
+        resolutions = block_resolutions(img_resolution)
+        self.num_ws = 2 * len(resolutions)
+        self.blocks = nn.ModuleDict()
+        in_channels = 0
+        for resolution in resolutions:
+            out_channels = num_channels(resolution, channel_base, channel_max)
+            self.blocks[str(resolution)] = SynthesisBlock(
+                in_channels,
+                out_channels,
+                w_dim,
+                resolution,
+                img_channels,
+                architecture=architecture,
+                is_last=resolution == img_resolution,
+                resample_filter=resample_filter,
+                clamp=conv_clamp,
+            )
+            in_channels = out_channels
+
+    def forward(self, ws: Tensor, *, noise_mode: NoiseMode = "random") -> Tensor:
+        x = img = None
+        first = 0
+        for block in self.blocks.values():
+            x, img = block(x, img, ws[:, first : first + block.num_conv + 1], noise_mode)
+            first += block.num_conv
+        assert img is not None
+        return img
+
+
+class DiscriminatorBlock(nn.Module):
+    """One resolution: two 3x3 convolutions, the second to half the size."""
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        img_channels: int,
+        *,
+        architecture: Architecture,
+        is_first: bool,
+        resample_filter: Sequence[float] = FIR_TAPS,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.fromrgb = self.skip = None
+        if is_first or architecture == "skip":
+            self.fromrgb = Conv2d(img_channels, in_channels, 1, activation="lrelu", clamp=clamp)
+        self.conv0 = Conv2d(in_channels, in_channels, 3, activation="lrelu", clamp=clamp)
+        self.conv1 = Conv2d(
+            in_channels, out_channels, 3, activation="lrelu", down=2, resample_filter=resample_filter, clamp=clamp
+        )
+        if architecture == "resnet":
+            self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(self, x: Tensor | None, img: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if self.fromrgb is not None:
+            assert img is not None
+            y = self.fromrgb(img)
+            x = y if x is None else x + y
+            img = downsample2d(img, self.resample_filter) if self.architecture == "skip" else None
+        assert x is not None
+        if self.skip is None:
+            return self.conv1(self.conv0(x)), img
+        gain = math.sqrt(0.5)
+        return self.conv1(self.conv0(x), gain=gain) + self.skip(x, gain=gain), img
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """4x4 features -> [N, out_features], through minibatch statistics, a convolution and two dense layers."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        img_channels: int,
+        out_features: int,
+        *,
+        architecture: Architecture,
+        mbstd_group_size: int | None,
+        mbstd_num_channels: int,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
+        self.fromrgb = (
+            Conv2d(img_channels, in_channels, 1, activation="lrelu") if architecture == "skip" else None
+        )
+        self.conv = Conv2d(in_channels + mbstd_num_channels, in_channels, 3, activation="lrelu", clamp=clamp)
+        self.fc = FullyConnected(in_channels * 16, in_channels, activation="lrelu")
+        self.out = FullyConnected(in_channels, out_features)
+
+    def forward(self, x: Tensor, img: Tensor | None) -> Tensor:
+        if self.fromrgb is not None:
+            assert img is not None
+            x = x + self.fromrgb(img)
+        if self.mbstd_num_channels:
+            x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
+        return self.out(self.fc(self.conv(x).flatten(1)))
+
+
+class StyleGAN2Discriminator(nn.Module):
+    """img [N, C, R, R], c [N, c_dim] -> logits [N, 1].
+
+    Labels enter by projection: the feature vector times the mapped label (Miyato and Koyama, 2018).
+    """
+
+    def __init__(
+        self,
+        img_resolution: int,
+        img_channels: int = 3,
+        c_dim: int = 0,
+        *,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        architecture: Architecture = "resnet",
+        mbstd_group_size: int | None = 4,
+        mbstd_num_channels: int = 1,
+        mapping_layers: int = 8,
+        resample_filter: Sequence[float] = FIR_TAPS,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.img_resolution, self.img_channels, self.c_dim = img_resolution, img_channels, c_dim
+        self.mbstd_group_size = mbstd_group_size
+        self.blocks = nn.ModuleDict()
+        for resolution in reversed(block_resolutions(img_resolution)[1:]):
+            self.blocks[str(resolution)] = DiscriminatorBlock(
+                num_channels(resolution, channel_base, channel_max),
+                num_channels(resolution // 2, channel_base, channel_max),
+                img_channels,
+                architecture=architecture,
+                is_first=resolution == img_resolution,
+                resample_filter=resample_filter,
+                clamp=conv_clamp,
+            )
+        channels = num_channels(4, channel_base, channel_max)
+        self.mapping = LabelMapping(c_dim, channels, num_layers=mapping_layers) if c_dim else None
+        self.epilogue = DiscriminatorEpilogue(
+            channels,
+            img_channels,
+            channels if c_dim else 1,
+            architecture=architecture,
+            mbstd_group_size=mbstd_group_size,
+            mbstd_num_channels=mbstd_num_channels,
+            clamp=conv_clamp,
+        )
+
+    def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
+        x: Tensor | None = None
+        rest: Tensor | None = img.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks.values():
+            x, rest = block(x, rest)
+        assert x is not None
+        x = self.epilogue(x, rest)
+        if self.mapping is None:
+            return x
+        if c is None:
+            raise ValueError(f"this discriminator is conditional: c [N, {self.c_dim}] must be given")
+        return (x * self.mapping(c)).sum(1, keepdim=True) / math.sqrt(x.shape[1])

@@ -1,0 +1,150 @@
+"""A training step is a list of phases. Each objective draws its own latents from a seeded stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from stylegan_lightning.networks import track_running_stats
+from stylegan_lightning.protocols import AdversarialLoss, CriticPenalty, GeneratorPenalty, Phase
+
+G_OPT, D_OPT = 0, 1
+
+
+@dataclass
+class LatentStream:
+    """z for one whole batch over all ranks, of which this rank takes its rows.
+
+    Drawing the whole batch everywhere makes the latents independent of the number of ranks.
+    """
+
+    generator: torch.Generator
+    rank: int = 0
+    world_size: int = 1
+
+    def z(self, n: int, z_dim: int) -> Tensor:
+        """[n, z_dim], standard normal, this rank's part of n * world_size samples."""
+        device = self.generator.device
+        z = torch.randn(n * self.world_size, z_dim, device=device, generator=self.generator)
+        return z[self.rank :: self.world_size]
+
+    def crossover(self, num_ws: int, prob: float) -> Tensor:
+        """First layer that takes the second style: uniform in 1 .. num_ws-1, or num_ws with 1 - prob."""
+        device = self.generator.device
+        cut = torch.randint(1, num_ws, (), device=device, generator=self.generator)
+        mixed = torch.rand((), device=device, generator=self.generator) < prob
+        return torch.where(mixed, cut, num_ws)
+
+
+@dataclass
+class Objectives:
+    """The objectives of one GAN, bound to its networks. `record(name, tensor)` receives what is logged."""
+
+    G: nn.Module
+    D: nn.Module
+    loss: AdversarialLoss
+    style_mixing_prob: float = 0.0
+    stream: LatentStream = field(default_factory=lambda: LatentStream(torch.Generator()))
+    record: Callable[[str, Tensor], None] = lambda name, value: None
+
+    def styles(self, n: int, c: Tensor) -> Tensor:
+        """ws [n, num_ws, w_dim], with style mixing (StyleGAN, section 3.1)."""
+        z = self.stream.z(n, self.G.z_dim)
+        ws = self.G.mapping(z, c)
+        if self.style_mixing_prob > 0:
+            cut = self.stream.crossover(ws.shape[1], self.style_mixing_prob)
+            other = self._second_styles(n, c)
+            layer = torch.arange(ws.shape[1], device=ws.device)[None, :, None]
+            ws = torch.where(layer < cut, ws, other)
+        return ws
+
+    def _second_styles(self, n: int, c: Tensor) -> Tensor:
+        """Styles of other latents; only the first ones count for the running average of w."""
+        mapping = self.G.mapping
+        tracking, mapping.track_running_stats = mapping.track_running_stats, False
+        try:
+            return mapping(self.stream.z(n, self.G.z_dim), c)
+        finally:
+            mapping.track_running_stats = tracking
+
+    def generator(self, reals: Tensor, c: Tensor) -> Tensor:
+        logits = self.D(self.G.synthesis(self.styles(len(reals), c)), c)
+        loss = self.loss.generator(logits)
+        self.record("loss/G", loss)
+        return loss
+
+    def discriminator(self, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        with torch.no_grad(), track_running_stats(self.G):
+            fakes = self.G.synthesis(self.styles(len(reals), fake_c))
+        fake_logits, real_logits = self.D(fakes, fake_c), self.D(reals, c)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        self.record("loss/D", loss)
+        self.record("logits/real", real_logits)
+        self.record("logits/fake", fake_logits)
+        return loss
+
+    def critic_penalty(self, name: str, penalty: CriticPenalty, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        fakes = None
+        if penalty.needs_fakes:
+            with torch.no_grad():
+                fakes = self.G.synthesis(self.styles(len(reals), fake_c))
+        value = penalty(lambda imgs: self.D(imgs, c), reals, fakes)
+        self.record(f"penalty/{name}", value)
+        return value * penalty.interval
+
+    def generator_penalty(self, name: str, penalty: GeneratorPenalty, reals: Tensor, c: Tensor) -> Tensor:
+        n = max(len(reals) // penalty.batch_shrink, 1)
+        value = penalty(self.G.synthesis, self.styles(n, c[:n]))
+        self.record(f"penalty/{name}", value)
+        return value * penalty.interval
+
+
+def build_phases(
+    objectives: Objectives,
+    g_penalties: Mapping[str, GeneratorPenalty],
+    d_penalties: Mapping[str, CriticPenalty],
+) -> list[Phase]:
+    """G, its penalties, D, its penalties: the published order. Objectives get (reals, c, fake_c).
+
+    A penalty of interval 1 is part of the main objective: one optimizer step, as in the papers without
+    lazy regularisation.
+    """
+
+    def combined(main: Callable[..., Tensor], extra: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
+        return lambda *batch: main(*batch) + sum((f(*batch) for f in extra), torch.zeros(()))
+
+    def g_term(name: str, penalty: GeneratorPenalty) -> Callable[..., Tensor]:
+        return lambda reals, c, fake_c: objectives.generator_penalty(name, penalty, reals, fake_c)
+
+    def d_term(name: str, penalty: CriticPenalty) -> Callable[..., Tensor]:
+        return lambda reals, c, fake_c: objectives.critic_penalty(name, penalty, reals, c, fake_c)
+
+    def side(net: str, optimizer: int, main: Callable[..., Tensor], terms: dict[str, tuple[int, Callable]]) -> list[Phase]:
+        every = [term for interval, term in terms.values() if interval == 1]
+        lazy = [
+            Phase(f"{net}/{name}", optimizer, interval, term)
+            for name, (interval, term) in terms.items()
+            if interval > 1
+        ]
+        return [Phase(net, optimizer, 1, combined(main, every) if every else main), *lazy]
+
+    g_terms = {name: (p.interval, g_term(name, p)) for name, p in g_penalties.items()}
+    d_terms = {name: (p.interval, d_term(name, p)) for name, p in d_penalties.items()}
+    return [
+        *side("G", G_OPT, lambda reals, c, fake_c: objectives.generator(reals, fake_c), g_terms),
+        *side("D", D_OPT, objectives.discriminator, d_terms),
+    ]
+
+
+def lazy_adam_settings(betas: tuple[float, float], intervals: Sequence[int]) -> tuple[float, tuple[float, float]]:
+    """Factor on the learning rate, and betas, for an optimizer that lazy phases also step.
+
+    With one extra step every k, r = k / (k + 1): lr * r and betas ** r keep the effective memory and step
+    per batch (StyleGAN2, B). Several lazy penalties multiply to r = 1 / (1 + sum 1/k).
+    """
+    ratio = 1 / (1 + math.fsum(1 / k for k in intervals if k > 1))
+    return ratio, (betas[0] ** ratio, betas[1] ** ratio)
