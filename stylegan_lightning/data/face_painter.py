@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,7 @@ class Head:
         self.head_light = self.unturn(self.cr * lx + self.sr * ly, self.cr * ly - self.sr * lx, lz)
         self.head_view = self.unturn(0.0, 0.0, 1.0)
 
-    def unturn(self, x, y, z):  # type: ignore[no-untyped-def]
+    def unturn(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
         """A turned direction (scalars or arrays) in the frame of the unturned head."""
         y, z = y * self.cp + z * self.sp, z * self.cp - y * self.sp
         return x * self.cy - z * self.sy, y, x * self.sy + z * self.cy
@@ -270,6 +271,7 @@ class Portrait:
         # how far it has grown towards hanging, over the ears, and down
         self.grown, self.over = ease(0.25, 0.45, self.length), ease(0.32, 0.50, self.length)
         self.bottom = 0.10 + 0.28 * self.grown + 0.68 * ease(0.40, 1.0, self.length)
+        self.temple = -0.04 + 0.42 * self.over
         reach = self.head.wide * (1.0 + 0.8 * self.volume) + 0.04 + 0.07 * self.over
         self.reach = self.head.wide * 0.85 * (1 - self.grown) + reach * self.grown
 
@@ -377,7 +379,7 @@ class Portrait:
         rx, ry = head.wide * (1.04 + volume), head.tall * (1.04 + 1.4 * volume)
         window = head.window(c, (-rx * 1.1 - 0.06, rx * 1.1 + 0.06), (-ry * 1.1, 0.9 * head.tall))
         u, v = head.to_sphere(*head.upright(*c.grid(window)))
-        angle = np.arctan2(u, 0.2 - v)
+        angle, beside = np.arctan2(u, 0.2 - v), smooth(0.96, 1.02, u * u + v * v)
         ripple = 1 - 0.34 * curl * np.cos(angle * 15) - 0.12 * np.cos(angle * 8)
         top = 0.15 + 0.2 * curl + (0.85 - 0.2 * curl) * smooth(0.2, -0.8, v)
         grow = 1 / (1.012 + volume * ripple * top * smooth(0.9, 0.2, v))
@@ -385,6 +387,8 @@ class Portrait:
         r2 = u * u + v * v
         x, y, z = head.unturn(u, v, np.sqrt(np.maximum(1 - r2, 0.0)))
         line, away = self.hairline(x, z)
+        # beside the head one looks past the hairline at the hair behind it
+        line = line + np.maximum(self.temple - line, 0.0) * beside
         inside = c.cover((y - line) * (0.9 * ry))
         cover = inside * c.cover((np.sqrt(r2) - 1) * min(rx, ry)) * self.cut
         cover = cover * (0.72 + 0.28 * ease(0.08, 0.22, self.length))
@@ -411,8 +415,7 @@ class Portrait:
         fringe = grown * f["hair_fringe"] * (0.05 + 0.42 * swoop + tuft)
         front = -0.60 + 0.07 * np.abs(x) + fringe - 0.03 * grown
         towards = z / np.sqrt(x * x + z * z + 1e-6)
-        side = -0.04 + 0.42 * self.over
-        line = front + (side - front) * smooth(0.78, 0.24, towards)
+        line = front + (self.temple - front) * smooth(0.78, 0.24, towards)
         return line + (0.55 - line) * smooth(0.0, -0.3, towards), away
 
     # ---- head ---------------------------------------------------------------------------------------

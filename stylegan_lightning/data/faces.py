@@ -115,7 +115,7 @@ def sample_factors(index: int, seed: int) -> dict[str, float]:
 
 
 def draw(factors: Mapping[str, float], resolution: int, channels: int = 3) -> np.ndarray:
-    """uint8 [channels, resolution, resolution]. Raises UserError for a factor that is missing or unknown."""
+    """uint8 [channels, resolution, resolution]. UserError for a factor missing, unknown or out of range."""
     _check("resolution", resolution, 8)
     _check_channels(channels)
     wrong = sorted(set(FACTORS) ^ set(factors))
@@ -125,6 +125,12 @@ def draw(factors: Mapping[str, float], resolution: int, channels: int = 3) -> np
             f"draw needs exactly the factors in FACTORS, but {wrong[0]!r} is {kind}; "
             "start from sample_factors(index, seed) and change its values"
         )
+    for name, (low, high, meaning) in FACTORS.items():
+        if not low - 1e-6 <= factors[name] <= high + 1e-6:  # a float32 attribute may round past the end
+            raise UserError(
+                f"draw: {name} ({meaning}) must lie in [{low}, {high}], "
+                f"got {factors[name]}; clip it to the range"
+            )
     return paint_face({name: float(value) for name, value in factors.items()}, resolution, channels)
 
 

@@ -1,0 +1,151 @@
+"""From a configuration to objects. The only module of the package that instantiates what configs name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.data.cache import default_cache_dir, prepare
+from stylegan_lightning.errors import UserError
+from stylegan_lightning.metrics.features import load_extractor
+from stylegan_lightning.metrics.frechet import FrechetDistance
+from stylegan_lightning.metrics.preset import get_preset
+from stylegan_lightning.recipes import RESOLVERS
+from stylegan_lightning.schedule import Schedule
+from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
+from stylegan_lightning.training.module import GAN, AdamSettings, EMASettings
+
+OURS = "stylegan_lightning."
+
+for _name, _function in RESOLVERS.items():
+    OmegaConf.register_new_resolver(_name, _function, replace=True)
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Resolved plain containers: what goes into checkpoints and loads with weights_only."""
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items() if k != "hydra"}
+
+
+def _build(node: Any) -> Any:
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+
+
+def build_dataset(
+    cfg: DictConfig, progress: Callable[[int, int], None] | None = None
+) -> PreparedDataset:
+    """The prepared data of `cfg.data`; the first run on a data set reads all of it once."""
+    data = cfg.data
+    if data.get("path", "") is None:
+        data = OmegaConf.merge(data, {"path": str(default_cache_dir() / "torchvision")})
+        cfg = OmegaConf.merge(cfg, {"data": data})  # type: ignore[assignment]
+    source = _build(cfg.data.source)
+    dataset = prepare(
+        source, cfg.data.cache_dir, on_error=cfg.data.on_error, mirror=cfg.data.mirror, progress=progress
+    )
+    if len(dataset.images) < 2:
+        raise UserError(f"{dataset.name} has {len(dataset.images)} image; training needs at least 2")
+    return dataset
+
+
+def build_schedule(cfg: DictConfig) -> Schedule:
+    return _build(cfg.schedule.object)
+
+
+def build_generator(cfg: DictConfig) -> nn.Module:
+    return _build(cfg.model.generator)
+
+
+def build_module(cfg: DictConfig, schedule: Schedule) -> GAN:
+    """The LightningModule with freshly initialised networks, drawn from `cfg.seed`."""
+    torch.manual_seed(cfg.seed)
+    model = cfg.model
+    g_penalties = {name: _build(p) for name, p in model.g_penalties.items() if p.weight > 0}
+    d_penalties = {name: _build(p) for name, p in model.d_penalties.items() if p.gamma > 0}
+    return GAN(
+        build_generator(cfg),
+        _build(model.discriminator),
+        loss=_build(model.loss),
+        g_penalties=g_penalties,
+        d_penalties=d_penalties,
+        schedule=schedule,
+        style_mixing_prob=model.style_mixing_prob,
+        ema=EMASettings(model.ema_kimg, model.ema_rampup),
+        g_adam=AdamSettings(tuple(model.g_betas), model.adam_eps),
+        d_adam=AdamSettings(tuple(model.d_betas), model.adam_eps),
+        seed=cfg.seed,
+        config=to_plain(cfg),
+    )
+
+
+def build_distance(cfg: DictConfig) -> FrechetDistance | None:
+    """The distance that `cfg.metrics` names, or None."""
+    metrics = cfg.metrics
+    if metrics.extractor is None:
+        return None
+    preset = get_preset(metrics.preset)
+    if metrics.num_fake is not None and metrics.num_fake != preset.num_fake:
+        preset = dataclasses.replace(preset, name=f"{preset.name}_{metrics.num_fake}", num_fake=metrics.num_fake)
+    return FrechetDistance(load_extractor(metrics.extractor, metrics.weights_path), preset)
+
+
+def cache_dir(cfg: DictConfig) -> Path:
+    return Path(cfg.cache_dir).expanduser() if cfg.cache_dir else default_cache_dir()
+
+
+def foreign_targets(node: Any) -> list[str]:
+    """Every `_target_` in `node` that is not a part of this package."""
+    if isinstance(node, dict):
+        target = node.get("_target_", OURS)
+        own = [] if str(target).startswith(OURS) else [str(target)]
+        return own + [t for value in node.values() for t in foreign_targets(value)]
+    if isinstance(node, list):
+        return [t for value in node for t in foreign_targets(value)]
+    return []
+
+
+def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
+    """The configuration inside a checkpoint. Raises UserError when it would run code from outside this package."""
+    foreign = foreign_targets(checkpoint["config"])
+    if foreign:
+        raise UserError(f"{path} names code outside this package, which is not run: {', '.join(sorted(set(foreign)))}")
+    cfg = OmegaConf.create(checkpoint["config"])
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, path: Path) -> None:
+    """Fills `module` with the entries of `state` under `prefix`. Raises UserError where they do not fit."""
+    part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        module.load_state_dict(part)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {path} do not fit this network: {error}") from None
+
+
+def load_generator(path: str | Path) -> nn.Module:
+    """`G_ema` of a checkpoint or of a run directory's last checkpoint, in eval mode, on the CPU.
+
+    Everything needed is in the file, which is read without executing anything in it.
+    Raises UserError when it is missing, damaged, foreign, or names code outside this package.
+    """
+    path = find_checkpoint(path)
+    checkpoint = read_checkpoint(path)
+    G = build_generator(checkpoint_config(checkpoint, path))
+    load_weights(G, checkpoint["state_dict"], "G_ema.", path)
+    return G.eval().requires_grad_(False)

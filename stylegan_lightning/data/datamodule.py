@@ -1,0 +1,42 @@
+"""Batches for training, following the schedule without ever rebuilding a loader."""
+
+from __future__ import annotations
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.data.sampler import Batch, BatchDataset, StageBatchSampler
+from stylegan_lightning.schedule import Schedule
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+class StageDataModule(L.LightningDataModule):
+    """One pass over the loader is one tick. The position in the data is the training module's `nimg`."""
+
+    def __init__(self, dataset: PreparedDataset, schedule: Schedule, seed: int, num_workers: int = 0) -> None:
+        super().__init__()
+        self.dataset, self.schedule, self.seed, self.num_workers = dataset, schedule, seed, num_workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        sampler = StageBatchSampler(
+            len(self.dataset),
+            self.schedule,
+            self.seed,
+            position=lambda: trainer.lightning_module.nimg,  # type: ignore[attr-defined, return-value]
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        return DataLoader(
+            BatchDataset(self.dataset),
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )

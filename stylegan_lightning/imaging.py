@@ -1,0 +1,51 @@
+"""Pictures: dynamic range, grids, and files that are never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(img: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, as x * 127.5 + 128 cut to an integer (the rounding that published distances use)."""
+    return (img * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def to_dynamic_range(img: Tensor) -> Tensor:
+    """uint8 [N, C, H, W] -> float32 in [-1, 1], channels last."""
+    return (img.to(torch.float32) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def image_grid(imgs: Tensor, columns: int, min_cell: int = 64) -> np.ndarray:
+    """uint8 [N, C, H, W] -> uint8 [rows * H, columns * W, C]; small pictures are enlarged by whole factors.
+
+    A last row that is not full is filled with black (transparent where there is an alpha channel).
+    """
+    n, c, h, w = imgs.shape
+    rows = -(-n // columns)
+    cells = np.zeros((rows * columns, c, h, w), np.uint8)
+    cells[:n] = imgs.cpu().numpy()
+    grid = cells.reshape(rows, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+    factor = max(min_cell // h, 1)
+    return grid.repeat(factor, 0).repeat(factor, 1)
+
+
+def to_pil(array: np.ndarray) -> Image.Image:
+    """uint8 [H, W, C] with 1, 3 or 4 channels."""
+    return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+
+
+def save_png(path: Path, array: np.ndarray) -> None:
+    """Writes to a temporary name and renames, so that the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        to_pil(array).save(temporary, format="PNG")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

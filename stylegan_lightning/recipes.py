@@ -1,0 +1,39 @@
+"""The published choices that are formulas. Registered as OmegaConf resolvers, so that configs can name them."""
+
+from __future__ import annotations
+
+
+def auto_batch(resolution: int, gpus: int = 1) -> int:
+    """Batch over all devices of StyleGAN2-ADA's `auto` configuration."""
+    return max(min(gpus * min(4096 // resolution, 32), 64), gpus)
+
+
+def auto_mbstd(resolution: int, gpus: int = 1) -> int:
+    return min(auto_batch(resolution, gpus) // gpus, 4)
+
+
+def auto_channel_base(resolution: int) -> int:
+    return 32768 if resolution >= 512 else 16384
+
+
+def auto_lr(resolution: int) -> float:
+    return 0.002 if resolution >= 1024 else 0.0025
+
+
+def auto_gamma(resolution: int, batch: int) -> float:
+    """R1 weight: 0.0002 * resolution^2 / batch."""
+    return 0.0002 * resolution**2 / batch
+
+
+def auto_ema_kimg(batch: int) -> float:
+    return batch * 10 / 32
+
+
+RESOLVERS = {
+    "auto_batch": auto_batch,
+    "auto_mbstd": auto_mbstd,
+    "auto_channel_base": auto_channel_base,
+    "auto_lr": auto_lr,
+    "auto_gamma": auto_gamma,
+    "auto_ema_kimg": auto_ema_kimg,
+}

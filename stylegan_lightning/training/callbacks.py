@@ -1,0 +1,315 @@
+"""What happens at the end of a tick (one Lightning epoch). Order matters: see `default_order` in builders."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+from tqdm import tqdm
+
+from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.imaging import image_grid, save_png, to_uint8
+from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
+from stylegan_lightning.training.csv_logger import KIMG
+from stylegan_lightning.training.distributed import sum_over_ranks, world_size
+from stylegan_lightning.training.module import GAN
+
+
+def _gan(module: L.LightningModule) -> GAN:
+    assert isinstance(module, GAN)
+    return module
+
+
+class TickStats(Callback):
+    """First at the end of a tick: means of losses and logits, speed without the maintenance, memory."""
+
+    def __init__(self) -> None:
+        self._started, self._nimg = 0.0, 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started, self._nimg = time.perf_counter(), _gan(pl_module).nimg
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan = _gan(pl_module)
+        if gan.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - self._started
+        if not gan.tick_done:
+            return
+        gan.report = gan.means.compute()
+        gan.means.reset()
+        speed = (gan.nimg - self._nimg) / max(seconds, 1e-9)
+        gan.report |= {"speed/img_per_s": speed, "speed/sec_per_kimg": 1000 / speed, **_memory(gan.device)}
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    """Peak resident memory of this process and, on a GPU, peak memory allocated there, GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    values = {"memory/cpu_gib": peak / (2**30 if sys.platform == "darwin" else 2**20)}
+    if device.type == "cuda":
+        values["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+        torch.cuda.reset_peak_memory_stats(device)
+    return values
+
+
+class Distance(Callback):
+    """The Fréchet distance of `G_ema` at the start, every `every_ticks` ticks and at the end of the run.
+
+    A distance that cannot be computed is reported and skipped; training goes on.
+    """
+
+    def __init__(
+        self, distance: FrechetDistance, dataset: PreparedDataset, cache_dir: Path, every_ticks: int
+    ) -> None:
+        self.distance, self.dataset = distance, dataset
+        self.cache_dir, self.every_ticks = cache_dir, every_ticks
+        self._tick = 0
+
+    key = property(lambda self: f"metric/{self.distance.name}")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.distance.to(pl_module.device).set_real(self.dataset, self.cache_dir)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _gan(pl_module).nimg == 0:
+            self._measure(trainer, _gan(pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan = _gan(pl_module)
+        if not gan.tick_done:
+            return
+        self._tick += 1
+        if self._tick % self.every_ticks == 0 or gan.nimg >= gan.schedule.total_nimg:
+            self._measure(trainer, gan)
+
+    def _measure(self, trainer: L.Trainer, gan: GAN) -> None:
+        started = time.perf_counter()
+        try:
+            value = self.distance.evaluate_generator(
+                gan.G_ema, label_sampler(self.dataset), device=gan.device
+            )
+        except (RuntimeError, ValueError) as error:
+            warnings.warn(f"{self.key} could not be computed at {gan.nimg / 1000:g} kimg: {error}", stacklevel=2)
+            return
+        gan.report |= {self.key: value, "speed/metric_s": time.perf_counter() - started}
+
+
+class SampleGrid(Callback):
+    """Pictures of the same latents from `G_ema`, every `every_ticks` ticks, beside a grid of reals at the start."""
+
+    def __init__(
+        self,
+        directory: Path,
+        dataset: PreparedDataset,
+        *,
+        rows: int,
+        columns: int,
+        every_ticks: int,
+        truncation_psi: float,
+        seed: int,
+    ) -> None:
+        self.directory, self.dataset = directory, dataset
+        self.rows, self.columns, self.every_ticks = rows, columns, every_ticks
+        self.truncation_psi, self.seed = truncation_psi, seed
+        self.pictures: dict[str, np.ndarray] = {}
+        self._tick = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan, count = _gan(pl_module), self.rows * self.columns
+        if gan.nimg == 0:
+            index = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
+            self._show(trainer, "reals", image_grid(self.dataset.batch(index.tolist())[0], self.columns))
+            self._draw(trainer, gan)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan = _gan(pl_module)
+        if not gan.tick_done:
+            return
+        self._tick += 1
+        if self._tick % self.every_ticks == 0 or gan.nimg >= gan.schedule.total_nimg:
+            self._draw(trainer, gan)
+
+    def _draw(self, trainer: L.Trainer, gan: GAN) -> None:
+        if trainer.is_global_zero:
+            imgs = sample_fixed(
+                gan.G_ema, self.dataset, self.rows * self.columns, self.seed, self.truncation_psi, gan.device
+            )
+            self._show(trainer, f"fakes_{gan.nimg / 1000:09.3f}_kimg", image_grid(imgs, self.columns))
+
+    def _show(self, trainer: L.Trainer, name: str, grid: np.ndarray) -> None:
+        if trainer.is_global_zero:
+            save_png(self.directory / f"{name}.png", grid)
+            self.pictures["samples/reals" if name == "reals" else "samples/fakes"] = grid
+
+
+@torch.inference_mode()
+def sample_fixed(
+    G: torch.nn.Module, dataset: PreparedDataset, count: int, seed: int, psi: float, device: torch.device | str
+) -> Tensor:
+    """uint8 [count, C, H, W] of the latents and data labels that `seed` names."""
+    z = torch.randn(count, G.z_dim, generator=torch.Generator().manual_seed(seed))
+    c = label_sampler(dataset)(count, seed)
+    batches = zip(z.split(32), c.split(32), strict=True)
+    imgs = [G(zi.to(device), ci.to(device), truncation_psi=psi, noise_mode="const") for zi, ci in batches]
+    return to_uint8(torch.cat(imgs)).cpu()
+
+
+class ReportLogger(Callback):
+    """Hands the finished report of a tick, and new pictures, to every logger, at x = kimg."""
+
+    def __init__(self, grid: SampleGrid | None) -> None:
+        self.grid = grid
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _gan(pl_module).nimg == 0:
+            self._log(trainer, _gan(pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if _gan(pl_module).tick_done:
+            self._log(trainer, _gan(pl_module))
+
+    def _log(self, trainer: L.Trainer, gan: GAN) -> None:
+        row = {KIMG: gan.nimg / 1000, "progress/batches": gan.batches, **gan.report}
+        if not trainer.is_global_zero:
+            return
+        pictures = self.grid.pictures if self.grid else {}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                images = {name: wandb.Image(_squeeze(grid)) for name, grid in pictures.items()}
+                logger.experiment.log({**row, **images})
+                continue
+            logger.log_metrics(row, step=gan.nimg)
+            if isinstance(logger, TensorBoardLogger):
+                for name, grid in pictures.items():
+                    logger.experiment.add_image(name, grid, gan.nimg, dataformats="HWC")
+        pictures.clear()
+
+
+def _squeeze(grid: np.ndarray) -> np.ndarray:
+    return grid[..., 0] if grid.shape[2] == 1 else grid
+
+
+class KimgProgress(ProgressBar):
+    """A bar in kimg with speed, time left and the latest distance; one line a tick where there is no terminal."""
+
+    def __init__(self, metric_key: str | None) -> None:
+        super().__init__()
+        self.metric_key = metric_key
+        self._bar: tqdm | None = None
+        self._value = self._line_value = float("nan")
+        self._started, self._start_nimg = 0.0, 0
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan = _gan(pl_module)
+        self._started, self._start_nimg = time.perf_counter(), gan.nimg
+        self._read(gan)
+        if self._enabled and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=gan.schedule.total_nimg / 1000,
+                initial=gan.nimg / 1000,
+                unit="kimg",
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}{postfix}]",
+            )
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            gan = _gan(pl_module)
+            self._bar.update(gan.nimg / 1000 - self._bar.n)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gan = _gan(pl_module)
+        if not gan.tick_done or not self._enabled:
+            return
+        self._read(gan)
+        text = self._text(gan)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            print(f"{gan.nimg / 1000:8.2f} / {gan.schedule.total_nimg / 1000:g} kimg   {text}", flush=True)
+
+    def _read(self, gan: GAN) -> None:
+        self._value = gan.report.get(self.metric_key or "", self._value)
+
+    def _text(self, gan: GAN) -> str:
+        report, done = gan.report, gan.nimg - self._start_nimg
+        left = (time.perf_counter() - self._started) / max(done, 1) * (gan.schedule.total_nimg - gan.nimg)
+        parts = [f"{report['speed/img_per_s']:.0f} img/s", f"{_duration(left)} left"]
+        parts += [f"{key} {report[key]:.3f}" for key in ("loss/G", "loss/D") if key in report]
+        if self.metric_key and self._value == self._value:
+            parts.append(f"{self.metric_key.removeprefix('metric/')} {self._value:.1f}")
+        return "  ".join(parts)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+class GracefulStop(Callback):
+    """SIGINT and SIGTERM finish the step; the checkpoint callback then saves. A second SIGINT stops at once.
+
+    With several ranks the wish to stop is shared every `every` batches, so that all stop at the same one.
+    """
+
+    def __init__(self, every: int = 16) -> None:
+        self.every, self.received = every, ""
+        self._previous: dict[int, Callable | int | None] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._receive)  # type: ignore[assignment]
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+        print(f"\n{self.received}: finishing this step, then saving ...", file=sys.stderr, flush=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        wish = bool(self.received)
+        if world_size() > 1:
+            if _gan(pl_module).batches % self.every:
+                return
+            wish = bool(sum_over_ranks(torch.tensor(float(wish), device=pl_module.device)))
+        if wish:
+            self.received = self.received or "another rank's signal"
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

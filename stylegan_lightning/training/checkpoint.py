@@ -1,0 +1,144 @@
+"""Whole files only: checkpoints are written to a temporary name, flushed and renamed."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from stylegan_lightning.errors import UserError
+from stylegan_lightning.training.module import GAN
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+def write_atomically(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Raises UserError, leaving the previous file as it was, when the disk is full or cannot be written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        kept = f" The previous {path.name} is whole and kept." if path.exists() else ""
+        raise UserError(
+            f"cannot write the checkpoint {path}: {error}.{kept} Free some space or choose another place with "
+            "run_dir=..., then go on with resume=..."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this project, loaded without executing anything in it (weights_only).
+
+    Raises UserError for a missing, damaged or foreign file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint at {path}: give a .ckpt file or a run directory that holds one")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load raises many types for damaged files
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{path} is damaged or is not a checkpoint: {reason}") from error
+    missing = {"state_dict", "config", "progress"} - set(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise UserError(
+            f"{path} was not written by stylegan_lightning: it lacks {', '.join(sorted(missing))}. "
+            "Weights of other projects come in through stylegan_lightning.interop."
+        )
+    return checkpoint
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file itself, or the last checkpoint of a run directory. Raises UserError when there is none."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    for candidate in (path / "checkpoints" / LAST, path / LAST):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{path} holds no checkpoints/{LAST}: give a run directory that has been trained, or a .ckpt file")
+
+
+class WholeFileCheckpointIO(CheckpointIO):
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        write_atomically(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(Callback):
+    """`last.ckpt` every `every_ticks` ticks and at the end; `best.ckpt` whenever `monitor` (lower is better) falls."""
+
+    def __init__(self, directory: Path, every_ticks: int, monitor: str | None) -> None:
+        self.directory, self.every_ticks, self.monitor = directory, every_ticks, monitor
+        self.best_value, self.best_kimg = math.inf, 0.0
+        self._saved_at, self._tick = -1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_value": self.best_value, "best_kimg": self.best_kimg}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_value, self.best_kimg = state_dict["best_value"], state_dict["best_kimg"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GAN)
+        self._saved_at = pl_module.nimg  # what is on disk, or not worth saving
+        if pl_module.nimg == 0:
+            self._note_best(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GAN)
+        if not pl_module.tick_done:
+            return
+        self._tick += 1
+        improved = self._note_best(pl_module)
+        if improved or self._tick % self.every_ticks == 0:
+            self._save(trainer, pl_module)
+        if improved and trainer.is_global_zero:
+            _link(self.directory / LAST, self.directory / BEST)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GAN)
+        if pl_module.nimg != self._saved_at:
+            self._save(trainer, pl_module)
+        if self.monitor is None and trainer.is_global_zero:
+            _link(self.directory / LAST, self.directory / BEST)
+
+    def _save(self, trainer: L.Trainer, module: GAN) -> None:
+        trainer.save_checkpoint(self.directory / LAST)
+        self._saved_at = module.nimg
+
+    def _note_best(self, module: GAN) -> bool:
+        value = module.report.get(self.monitor, math.nan) if self.monitor else math.nan
+        if not value < self.best_value:
+            return False
+        self.best_value, self.best_kimg = value, module.nimg / 1000
+        return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """`target` becomes another name of `source`, which is only ever replaced, never changed."""
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # file systems without hard links
+        import shutil
+
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

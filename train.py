@@ -1,0 +1,47 @@
+"""Train a model. `python train.py` runs the demo, `python train.py --help` says what else there is."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from stylegan_lightning import builders, launch
+from stylegan_lightning.config_checks import check_run
+from stylegan_lightning.data.cache import summary_text
+from stylegan_lightning.data.datamodule import StageDataModule
+from stylegan_lightning.training.checkpoint import Checkpoints
+
+CONF = Path(__file__).parent / "conf"
+
+
+def train(cfg: DictConfig) -> float | None:
+    """One run; returns the best value of the metric (for sweeps)."""
+    cfg, run_dir, resume = launch.start_config(cfg)
+    check_run(cfg)
+    launch.prepare_process(cfg)
+    distance = builders.build_distance(cfg)
+    dataset = builders.build_dataset(cfg, launch.show_progress("preparing images"))
+    cfg.model.c_dim = dataset.c_dim
+    schedule = builders.build_schedule(cfg)
+    module = builders.build_module(cfg, schedule)
+    if cfg.init_from is not None and resume is None:
+        launch.load_initial_weights(module, cfg.init_from)
+    launch.announce(cfg, module, summary_text(dataset))
+
+    data = StageDataModule(dataset, schedule, cfg.seed, cfg.data.num_workers)
+    callbacks = launch.default_callbacks(cfg, run_dir, dataset, distance)
+    loggers = launch.build_loggers(cfg, run_dir, launch.kimg_of(resume))
+    trainer = launch.build_trainer(cfg, run_dir, callbacks, loggers)
+    OmegaConf.save(builders.to_plain(cfg), run_dir / "config.yaml")
+    launch.fit(trainer, module, data, resume, run_dir)
+    return next(c for c in callbacks if isinstance(c, Checkpoints)).best_value
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    with launch.messages_for_users():
+        return train(cfg)
+
+
+if __name__ == "__main__":
+    launch.entry_point(main, CONF, "train")
