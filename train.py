@@ -7,8 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning import builders, launch
 from stylegan_lightning.config_checks import check_run
-from stylegan_lightning.data.cache import summary_text
 from stylegan_lightning.data.datamodule import StageDataModule
+from stylegan_lightning.data.summary import summary_text
 from stylegan_lightning.training.checkpoint import Checkpoints
 
 CONF = Path(__file__).parent / "conf"

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stylegan_lightning.data.cache import prepare, summary_text
+from stylegan_lightning.data.cache import prepare
 from stylegan_lightning.data.decode import FILTERS
 from stylegan_lightning.data.image_folder import ImageFolder
+from stylegan_lightning.data.summary import summary_text
 
 BATCH = 32
 
@@ -47,9 +48,7 @@ def images_per_second(read: Callable[[list[int]], object], total: int, seconds: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--path", type=Path, help="folder or zip file of images")
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--channels", type=int, default=3)
@@ -69,9 +68,7 @@ def main() -> None:
         print(f"open it again         {time.perf_counter() - start:10.3f} s")
         print(summary_text(dataset))
 
-        decoding = images_per_second(
-            lambda batch: np.stack([source.read(i) for i in batch]), len(source), args.seconds
-        )
+        decoding = images_per_second(lambda batch: np.stack([source.read(i) for i in batch]), len(source), args.seconds)
         cached = images_per_second(dataset.batch, len(dataset), args.seconds)
         print(f"decode each time      {decoding:10.0f} img/s (one process)")
         print(f"from the cache        {cached:10.0f} img/s (one process, random batches of {BATCH})")

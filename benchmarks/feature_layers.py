@@ -40,9 +40,7 @@ def noise(strength: float) -> Damage:
 
 def blur(sigma: float) -> Damage:
     """Gaussian, standard deviation in pixels."""
-    return lambda images: gaussian_blur(
-        images, kernel_size=[2 * round(3 * sigma) + 1] * 2, sigma=[sigma, sigma]
-    )
+    return lambda images: gaussian_blur(images, kernel_size=[2 * round(3 * sigma) + 1] * 2, sigma=[sigma, sigma])
 
 
 def keep(fraction: float) -> Damage:
@@ -61,9 +59,7 @@ def blend(share: float, cell: int) -> Damage:
 
     def apply(images: Tensor) -> Tensor:
         n, channels, size, _ = images.shape
-        cells = torch.rand(
-            n, channels, size // cell, size // cell, generator=torch.Generator().manual_seed(0)
-        )
+        cells = torch.rand(n, channels, size // cell, size // cell, generator=torch.Generator().manual_seed(0))
         blobs = interpolate(255 * cells, size=(size, size), mode="bicubic").clamp(0, 255)
         return ((1 - share) * images + share * blobs).round().to(torch.uint8)
 
@@ -87,12 +83,8 @@ def read(source: ImageSource, indices: range) -> np.ndarray:
 
 def distances(layer: int, reals: np.ndarray, fakes: Tensor) -> Iterator[tuple[str, list[float]]]:
     """(name, [no damage, weak, middle, strong]) of every kind of damage."""
-    metric = FrechetDistance(
-        EfficientNetLite0(layer), Preset("benchmark", num_real=None, num_fake=len(fakes))
-    )
-    metric.set_real(
-        PreparedDataset(reals, np.zeros((len(reals), 0), np.float32), name="faces", fingerprint="")
-    )
+    metric = FrechetDistance(EfficientNetLite0(layer), Preset("benchmark", num_real=None, num_fake=len(fakes)))
+    metric.set_real(PreparedDataset(reals, np.zeros((len(reals), 0), np.float32), name="faces", fingerprint=""))
 
     def measure(images: Tensor) -> float:
         metric.reset()
@@ -105,9 +97,7 @@ def distances(layer: int, reals: np.ndarray, fakes: Tensor) -> Iterator[tuple[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400, help="reals, and as many fakes")
     parser.add_argument("--resolution", type=int, default=32)
     args = parser.parse_args()
@@ -115,9 +105,7 @@ def main() -> None:
     source = Faces(resolution=args.resolution, size=2 * args.images, seed=0)
     reals = read(source, range(args.images))
     fakes = torch.from_numpy(read(source, range(args.images, 2 * args.images)))
-    print(
-        f"{args.images} faces against {args.images} others, {args.resolution} px; torch {torch.__version__}"
-    )
+    print(f"{args.images} faces against {args.images} others, {args.resolution} px; torch {torch.__version__}")
     heads = "".join(f"{text:>8}" for text in ("none", "weak", "middle", "strong"))
     print(f"{'layer':<12}{'damage':<30}{'strengths':<14}{heads}  last step  growing")
     for label, layer in (("block 10", 10), ("final 1280", EfficientNetLite0.HEAD)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from stylegan_lightning.data.base import PreparedDataset
@@ -18,6 +18,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.features import load_extractor
 from stylegan_lightning.metrics.frechet import FrechetDistance
 from stylegan_lightning.metrics.preset import get_preset
+from stylegan_lightning.networks import Generator
 from stylegan_lightning.recipes import RESOLVERS
 from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
@@ -25,8 +26,19 @@ from stylegan_lightning.training.module import GAN, AdamSettings, EMASettings
 
 OURS = "stylegan_lightning."
 
+
+def device_count(devices: Any) -> int:
+    """How many devices `trainer.devices` stands for: a number, a list, or all (-1, "auto")."""
+    if isinstance(devices, ListConfig | list):
+        return len(devices)
+    if str(devices) in ("-1", "auto"):
+        return max(torch.cuda.device_count(), 1)
+    return int(devices)
+
+
 for _name, _function in RESOLVERS.items():
-    OmegaConf.register_new_resolver(_name, _function, replace=True)
+    OmegaConf.register_new_resolver(_name, _function, replace=True)  # type: ignore[arg-type]
+OmegaConf.register_new_resolver("device_count", device_count, replace=True)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -46,18 +58,14 @@ def _build(node: Any) -> Any:
         raise UserError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
 
 
-def build_dataset(
-    cfg: DictConfig, progress: Callable[[int, int], None] | None = None
-) -> PreparedDataset:
+def build_dataset(cfg: DictConfig, progress: Callable[[int, int], None] | None = None) -> PreparedDataset:
     """The prepared data of `cfg.data`; the first run on a data set reads all of it once."""
     data = cfg.data
     if data.get("path", "") is None:
         data = OmegaConf.merge(data, {"path": str(default_cache_dir() / "torchvision")})
         cfg = OmegaConf.merge(cfg, {"data": data})  # type: ignore[assignment]
     source = _build(cfg.data.source)
-    dataset = prepare(
-        source, cfg.data.cache_dir, on_error=cfg.data.on_error, mirror=cfg.data.mirror, progress=progress
-    )
+    dataset = prepare(source, cfg.data.cache_dir, on_error=cfg.data.on_error, mirror=cfg.data.mirror, progress=progress)
     if len(dataset.images) < 2:
         raise UserError(f"{dataset.name} has {len(dataset.images)} image; training needs at least 2")
     return dataset
@@ -67,7 +75,7 @@ def build_schedule(cfg: DictConfig) -> Schedule:
     return _build(cfg.schedule.object)
 
 
-def build_generator(cfg: DictConfig) -> nn.Module:
+def build_generator(cfg: DictConfig) -> Generator:
     return _build(cfg.model.generator)
 
 
@@ -138,7 +146,7 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str,
         raise UserError(f"the weights in {path} do not fit this network: {error}") from None
 
 
-def load_generator(path: str | Path) -> nn.Module:
+def load_generator(path: str | Path) -> Generator:
     """`G_ema` of a checkpoint or of a run directory's last checkpoint, in eval mode, on the CPU.
 
     Everything needed is in the file, which is read without executing anything in it.

@@ -25,9 +25,7 @@ def raise_together(problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        raise UserError(
-            f"{len(problems)} problems with the configuration:\n" + "\n".join(f"  - {p}" for p in problems)
-        )
+        raise UserError(f"{len(problems)} problems with the configuration:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
 def check_overrides(conf_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
@@ -44,13 +42,11 @@ def check_overrides(conf_dir: Path, config_name: str, arguments: Sequence[str]) 
         loader = GlobalHydra.instance().config_loader()
         groups = [o for o in overrides if _is_group(loader, o)]
         problems += [p for o in groups if (p := _group_problem(loader, o))]
-        valid = [o.input_line for o in groups if not _group_problem(loader, o) and not o.is_sweep_override()]
+        valid = [str(o.input_line) for o in groups if not _group_problem(loader, o) and not o.is_sweep_override()]
         if not problems or len(valid) == len(groups):
             base = compose(config_name, valid, return_hydra_config=True)
             keys = _all_keys(base)
-            problems += [
-                p for o in overrides if o not in groups and (p := _key_problem(o, keys, loader)) is not None
-            ]
+            problems += [p for o in overrides if o not in groups and (p := _key_problem(o, keys, loader)) is not None]
     raise_together(problems)
 
 
@@ -98,7 +94,7 @@ def _all_keys(node: Any, prefix: str = "") -> list[str]:
     """Dotted names of every node, lists included whole."""
     keys: list[str] = []
     if isinstance(node, DictConfig):
-        for name in node:
+        for name in map(str, node):
             keys.append(f"{prefix}{name}")
             child = node._get_node(name)
             if isinstance(child, DictConfig):
@@ -106,25 +102,26 @@ def _all_keys(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-Rule = tuple[str, Callable[[Any], bool], str]
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value will do, and what it must be."""
 
 
-def _whole(low: int) -> tuple[Callable[[Any], bool], str]:
+def _whole(low: int) -> Rule:
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f"a whole number >= {low}"
 
 
-def _number(low: float, strict: bool = False) -> tuple[Callable[[Any], bool], str]:
+def _number(low: float, strict: bool = False) -> Rule:
     def holds(v: Any) -> bool:
         return isinstance(v, int | float) and not isinstance(v, bool) and (v > low if strict else v >= low)
 
     return holds, f"a number {'>' if strict else '>='} {low:g}"
 
 
-def _one_of(*choices: Any) -> tuple[Callable[[Any], bool], str]:
+def _one_of(*choices: Any) -> Rule:
     return lambda v: v in choices and not isinstance(v, bool), "one of " + ", ".join(map(str, choices))
 
 
-def _or_null(rule: tuple[Callable[[Any], bool], str]) -> tuple[Callable[[Any], bool], str]:
+def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
@@ -143,7 +140,7 @@ _BOOL = (lambda v: isinstance(v, bool), "true or false")
 _BETAS = (_is_betas, "two numbers with a decimal point in [0, 1), such as [0.0, 0.99]")
 _PROBABILITY = (lambda v: _number(0)[0](v) and v <= 1, "a number between 0 and 1")
 
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "data.resolution": (_is_resolution, "a power of two >= 8 (8, 16, 32, ...)"),
     "data.channels": _one_of(1, 3, 4),
@@ -159,6 +156,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.g_architecture": _one_of("skip", "resnet", "orig"),
     "model.d_architecture": _one_of("skip", "resnet", "orig"),
     "model.mbstd_group_size": _or_null(_whole(1)),
+    "model.use_noise": _BOOL,
     "model.conv_clamp": _or_null(_number(0, strict=True)),
     "model.style_mixing_prob": _PROBABILITY,
     "model.r1_gamma": _number(0),
@@ -192,14 +190,16 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logger.mode": _one_of("offline", "online"),
 }
 
+_EVALUATION_RULES: dict[str, Rule] = {
+    "rows": _whole(1),
+    "columns": _whole(1),
+    "truncation_psi": _number(0),
+}
+
 
 def check_run(cfg: DictConfig) -> None:
     """Raises one UserError with every value that cannot work."""
-    problems = []
-    for key, (holds, text) in RULES.items():
-        value = OmegaConf.select(cfg, key, default=_ABSENT)
-        if value is not _ABSENT and not holds(value):
-            problems.append(f"{key} must be {text}; got {value!r}")
+    problems = _broken(cfg, RULES)
     if not problems:
         problems += _relations(cfg)
     path = OmegaConf.select(cfg, "data.path", default=_ABSENT)
@@ -210,7 +210,24 @@ def check_run(cfg: DictConfig) -> None:
     raise_together(problems)
 
 
+def check_evaluation(cfg: DictConfig) -> None:
+    """The same for evaluate.py."""
+    problems = _broken(cfg, RULES | _EVALUATION_RULES)
+    if OmegaConf.is_missing(cfg, "ckpt"):
+        problems.insert(0, "ckpt=... is needed: a checkpoint, a run directory, or a list of them")
+    raise_together(problems)
+
+
 _ABSENT = object()
+
+
+def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> list[str]:
+    problems = []
+    for key, (holds, text) in rules.items():
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and not holds(value):
+            problems.append(f"{key} must be {text}; got {value!r}")
+    return problems
 
 
 def _relations(cfg: DictConfig) -> list[str]:
@@ -230,9 +247,7 @@ def _relations(cfg: DictConfig) -> list[str]:
             f"the nearest are {below} and {above}"
         )
     if model.mapping_layers == 0 and model.z_dim != model.w_dim:
-        problems.append(
-            f"model.mapping_layers=0 needs model.z_dim == model.w_dim; got {model.z_dim} and {model.w_dim}"
-        )
+        problems.append(f"model.mapping_layers=0 needs model.z_dim == model.w_dim; got {model.z_dim} and {model.w_dim}")
     return problems
 
 

@@ -35,7 +35,12 @@ from stylegan_lightning.training.callbacks import (
     SampleGrid,
     TickStats,
 )
-from stylegan_lightning.training.checkpoint import Checkpoints, WholeFileCheckpointIO, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import (
+    Checkpoints,
+    WholeFileCheckpointIO,
+    find_checkpoint,
+    read_checkpoint,
+)
 from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
 from stylegan_lightning.training.distributed import PhaseDDPStrategy
 from stylegan_lightning.training.module import GAN
@@ -133,7 +138,9 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
         )
     done, total = checkpoint["progress"]["nimg"] / 1000, saved.schedule.total_kimg
     if done >= total:
-        raise UserError(f"this run is complete at {done:g} kimg; to train further add schedule.total_kimg={2 * total:g}")
+        raise UserError(
+            f"this run is complete at {done:g} kimg; to train further add schedule.total_kimg={2 * total:g}"
+        )
     saved.resume = str(path)
     return saved, path
 
@@ -211,7 +218,9 @@ def build_loggers(cfg: DictConfig, run_dir: Path, start_kimg: float) -> list[Log
     loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", start_kimg)]
     if cfg.logger.get("tensorboard"):
         if not _has("tensorboard"):
-            raise UserError('logger=tensorboard needs the package tensorboard: pip install "stylegan_lightning[tensorboard]"')
+            raise UserError(
+                'logger=tensorboard needs the package tensorboard: pip install "stylegan_lightning[tensorboard]"'
+            )
         loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
     if cfg.logger.get("wandb"):
         loggers.append(_wandb_logger(cfg, run_dir))
@@ -240,7 +249,7 @@ def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
         config=to_plain(cfg),
         settings=wandb.Settings(silent=True, console="off"),
     )
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         try:
             run = logger.experiment
         except wandb.errors.Error as error:
@@ -300,9 +309,10 @@ def announce(cfg: DictConfig, module: GAN, data_summary: str) -> None:
     """What is about to be trained, on what."""
     print(data_summary)
     counts = [sum(p.numel() for p in net.parameters()) / 1e6 for net in (module.G, module.D)]
-    print(f"{cfg.model.name}: G {counts[0]:.2f} M parameters, D {counts[1]:.2f} M; phases " + ", ".join(
-        p.name if p.interval == 1 else f"{p.name} every {p.interval}" for p in module.phases
-    ))
+    print(
+        f"{cfg.model.name}: G {counts[0]:.2f} M parameters, D {counts[1]:.2f} M; phases "
+        + ", ".join(p.name if p.interval == 1 else f"{p.name} every {p.interval}" for p in module.phases)
+    )
     if cfg.get("experiment_name") == "demo" and cfg.data.name != "faces":
         print("note: this is the demo's small network; for real training add experiment=auto (see README)")
 
@@ -322,9 +332,11 @@ def fit(trainer: L.Trainer, module: GAN, data: L.LightningDataModule, resume: Pa
 
 def closing_lines(trainer: L.Trainer, module: GAN, run_dir: Path, interrupted: str) -> str:
     """Where everything is and what to do next."""
-    shown = _relative(run_dir)
+    shown = shorter(run_dir)
     saver = next(c for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
-    lines = [f"{'Stopped' if interrupted else 'Finished'} at {module.nimg / 1000:g} kimg." + _metric_line(trainer, saver)]
+    lines = [
+        f"{'Stopped' if interrupted else 'Finished'} at {module.nimg / 1000:g} kimg." + _metric_line(trainer, saver)
+    ]
     grids = sorted((run_dir / "samples").glob("fakes_*.png"))
     lines += [f"  samples      {shown / 'samples' / grids[-1].name}"] if grids else []
     checkpoint = "best" if (run_dir / "checkpoints" / "best.ckpt").exists() else "last"
@@ -341,7 +353,7 @@ def closing_lines(trainer: L.Trainer, module: GAN, run_dir: Path, interrupted: s
     lines.append(f"  evaluate     python evaluate.py ckpt={shown / 'checkpoints' / checkpoint}.ckpt")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and getattr(logger, "_offline", False):
-            lines.append(f"  upload       wandb sync {_relative(Path(logger.experiment.dir).parent)}")
+            lines.append(f"  upload       wandb sync {shorter(Path(logger.experiment.dir).parent)}")
     return "\n".join(lines)
 
 
@@ -351,10 +363,11 @@ def _metric_line(trainer: L.Trainer, saver: Checkpoints) -> str:
     rows = next(x for x in trainer.loggers if isinstance(x, MetricsCSV)).rows
     values = [float(r[saver.monitor]) for r in rows if r.get(saver.monitor) not in (None, "")]
     name = saver.monitor.removeprefix("metric/")
-    return f" {name}: {values[0]:.1f} at the start, {values[-1]:.1f} now, best {saver.best_value:.1f} at {saver.best_kimg:g} kimg."
+    best = f"best {saver.best_value:.1f} at {saver.best_kimg:g} kimg"
+    return f" {name}: {values[0]:.1f} at the start, {values[-1]:.1f} now, {best}."
 
 
-def _relative(path: Path) -> Path:
+def shorter(path: Path) -> Path:
     try:
         return path.absolute().relative_to(Path.cwd())
     except ValueError:

@@ -20,6 +20,7 @@ class Mapping(Protocol):
     c_dim: int
     w_dim: int
     num_ws: int
+    track_running_stats: bool
 
     def __call__(
         self,
@@ -77,7 +78,7 @@ class GeneratorPenalty(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer step: `objective(reals, c)` is a scalar; due every `interval` batches.
+    """One optimizer step: `objective(reals, c, fake_c)` is a scalar; due every `interval` batches.
 
     The name is also the log key: "G", "G/pl", "D", "D/r1".
     """
@@ -85,4 +86,4 @@ class Phase:
     name: str
     optimizer: int
     interval: int
-    objective: Callable[[Tensor, Tensor], Tensor]
+    objective: Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -7,7 +7,8 @@ array, and `PreparedDataset` serves batches from that array. Training never deco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
-        """Image `index`: uint8 [channels, resolution, resolution]. Raises ImageError when it is unreadable."""
+        """Image `index`: uint8 [channels, resolution, resolution]. Raises ImageError if it is unreadable."""
         ...
 
     def labels(self) -> np.ndarray:
@@ -49,7 +50,7 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     """Images [N, C, H, W] uint8 (a memory map), labels [N, c_dim] float32, attributes {name: [N]}.
 
     With `mirror`, item N + i is item i flipped left to right, so a fixed order of indices is a fixed order
-    of pictures.
+    of pictures. A pickle holds the path of a memory-mapped .npy file, not its content.
     """
 
     def __init__(
@@ -70,6 +71,14 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.attributes = attributes or {}
         self.stats = stats or {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "images": _npy_file(self.images) or self.images}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(state["images"], Path):
+            self.images = np.asarray(np.load(state["images"], mmap_mode="r", allow_pickle=False))
+
     img_resolution = property(lambda self: int(self.images.shape[-1]))
     img_channels = property(lambda self: int(self.images.shape[1]))
     c_dim = property(lambda self: int(self.targets.shape[1]))
@@ -89,3 +98,18 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         flipped = index >= n
         imgs[flipped] = imgs[flipped][..., ::-1]
         return torch.from_numpy(imgs), torch.from_numpy(self.targets[index % n])
+
+
+def _npy_file(images: np.ndarray) -> Path | None:
+    """The .npy file that `images` maps read-only and as a whole; None for any other array."""
+    mapped = images if isinstance(images, np.memmap) else images.base
+    if not isinstance(mapped, np.memmap) or mapped.mode != "r" or not mapped.filename:
+        return None
+    path = Path(mapped.filename)
+    try:
+        whole = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):  # gone, or not an .npy file
+        return None
+    start = not isinstance(mapped.base, np.ndarray) and images.ctypes.data == mapped.ctypes.data
+    same = (images.shape, images.strides, images.dtype) == (whole.shape, whole.strides, whole.dtype)
+    return path if start and same and mapped.offset == whole.offset else None

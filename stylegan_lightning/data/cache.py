@@ -24,24 +24,23 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stylegan_lightning.data.base import ImageError, ImageSource, PreparedDataset
+from stylegan_lightning.data.summary import Chunk, Tally, refusal, statistics
 from stylegan_lightning.errors import UserError
 
 CACHE_FORMAT = 1
 WORTH_WORKERS = 6.0
 """Seconds of reading above which worker processes save more than they cost to start."""
 CHUNK_BYTES = 8 << 20
-NAMED = 10
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
@@ -70,9 +69,7 @@ def prepare(
     that calls this at its top level needs the usual `if __name__ == "__main__":`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # would wait for its own parent
-        raise RuntimeError(
-            'prepare() ran while a worker imported the script: guard it by __name__ == "__main__"'
-        )
+        raise RuntimeError('prepare() ran while a worker imported the script: guard it by __name__ == "__main__"')
     if on_error not in ("skip", "raise"):
         raise UserError(f"on_error must be skip or raise; got {on_error!r}.")
     if workers is not None and workers < 0:
@@ -89,11 +86,9 @@ def prepare(
                 _build(source, final, on_error, workers, progress)
                 dataset = _load(final, mirror)
     if dataset is None:
-        raise UserError(
-            f"The prepared data in {final} cannot be read back. Choose another data.cache_dir=..."
-        )
+        raise UserError(f"The prepared data in {final} cannot be read back. Choose another data.cache_dir=...")
     if on_error == "raise" and dataset.stats["skipped"]:
-        raise UserError(f"{source.name}: {_refusal(dataset.stats['skipped'], len(source))}")
+        raise UserError(f"{source.name}: {refusal(dataset.stats['skipped'], len(source))}")
     return dataset
 
 
@@ -156,9 +151,7 @@ def _explain(root: Path) -> Iterator[None]:
         ) from err
 
 
-def _build(
-    source: ImageSource, final: Path, on_error: str, workers: int | None, progress: Progress | None
-) -> None:
+def _build(source: ImageSource, final: Path, on_error: str, workers: int | None, progress: Progress | None) -> None:
     """Writes the cache under a temporary name, then renames it. The caller holds the lock."""
     root = final.parent
     for left in root.glob(f".tmp-{final.name}-*"):  # of a run that was killed: nobody else holds the lock
@@ -170,9 +163,7 @@ def _build(
     try:
         tally, seconds = _write_images(source, temp / "images.npy", shape, on_error, workers, progress)
         if len(tally.kept) < 2:
-            raise UserError(
-                f"{source.name}: training needs at least 2 images; {_refusal(tally.skipped, len(source))}"
-            )
+            raise UserError(f"{source.name}: training needs at least 2 images; {refusal(tally.skipped, len(source))}")
         with _explain(root):
             _write_rest(source, temp, tally, seconds)
             temp.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
@@ -195,39 +186,6 @@ def _check_space(root: Path, needed: int) -> None:
         )
 
 
-@dataclass
-class _Chunk:
-    """What one worker call returns: readable images, whose row numbers these are, and what went wrong."""
-
-    images: np.ndarray
-    rows: list[int]
-    skipped: list[tuple[str, str]]
-    infos: list[dict[str, Any]]
-    sums: np.ndarray
-    squares: np.ndarray
-
-
-@dataclass
-class _Tally:
-    """Sums over the chunks, for the summary."""
-
-    sums: np.ndarray
-    squares: np.ndarray
-    pixels_per_image: int
-    kept: list[int] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-
-    def add(self, chunk: _Chunk) -> None:
-        self.kept += chunk.rows
-        self.skipped += chunk.skipped
-        self.sizes.update(tuple(i["size"]) for i in chunk.infos)
-        self.modes.update(i["mode"] for i in chunk.infos)
-        self.sums += chunk.sums
-        self.squares += chunk.squares
-
-
 def _write_images(
     source: ImageSource,
     path: Path,
@@ -235,9 +193,9 @@ def _write_images(
     on_error: str,
     workers: int | None,
     progress: Progress | None,
-) -> tuple[_Tally, float]:
+) -> tuple[Tally, float]:
     """Appends chunks in order (a plain write reports a full disk; a memory map would crash)."""
-    tally = _Tally(np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64), math.prod(shape[2:]))
+    tally = Tally(np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64), math.prod(shape[2:]))
     start, root = time.perf_counter(), path.parent.parent
     with contextlib.ExitStack() as stack:
         with _explain(root):
@@ -246,7 +204,7 @@ def _write_images(
         for stop, chunk in stack.enter_context(contextlib.closing(_chunks(source, workers))):
             tally.add(chunk)
             if on_error == "raise" and tally.skipped:
-                raise UserError(f"{source.name}: {_refusal(tally.skipped, shape[0])}")
+                raise UserError(f"{source.name}: {refusal(tally.skipped, shape[0])}")
             with _explain(root):
                 file.write(chunk.images.data)
             if progress:
@@ -267,7 +225,7 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> int:
     return file.tell()
 
 
-def _write_rest(source: ImageSource, temp: Path, tally: _Tally, seconds: float) -> None:
+def _write_rest(source: ImageSource, temp: Path, tally: Tally, seconds: float) -> None:
     kept = np.array(tally.kept)
     targets = np.ascontiguousarray(source.labels()[kept], np.float32)
     np.save(temp / "labels.npy", targets, allow_pickle=False)
@@ -277,7 +235,7 @@ def _write_rest(source: ImageSource, temp: Path, tally: _Tally, seconds: float) 
         "name": source.name,
         "fingerprint": source.fingerprint,
         "label_names": list(source.label_names),
-        "stats": _stats(tally, targets, source.label_names, seconds),
+        "stats": statistics(tally, targets, source.label_names, seconds),
     }
     (temp / "meta.json").write_text(json.dumps(meta, indent=1))
     for file in temp.iterdir():
@@ -293,7 +251,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _chunks(source: ImageSource, workers: int | None) -> Generator[tuple[int, _Chunk], None, None]:
+def _chunks(source: ImageSource, workers: int | None) -> Generator[tuple[int, Chunk], None, None]:
     """(images done, chunk) in order. The first chunk is read here; its time tells whether workers pay."""
     total = len(source)
     step = max(1, min(64, CHUNK_BYTES // (source.channels * source.resolution**2)))
@@ -318,9 +276,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parallel(
-    source: ImageSource, starts: list[int], step: int, workers: int
-) -> Generator[_Chunk, None, None]:
+def _parallel(source: ImageSource, starts: list[int], step: int, workers: int) -> Generator[Chunk, None, None]:
     """Workers come from a clean server process: forking this one is unsafe once torch has threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, type(source).__module__])
@@ -344,16 +300,16 @@ def _start_worker(source: ImageSource) -> None:
     _worker_source = source
 
 
-def _work(start: int, step: int) -> _Chunk:
+def _work(start: int, step: int) -> Chunk:
     assert _worker_source is not None
     return _read_chunk(_worker_source, start, step)
 
 
-def _read_chunk(source: ImageSource, start: int, step: int) -> _Chunk:
+def _read_chunk(source: ImageSource, start: int, step: int) -> Chunk:
     shape = (source.channels, source.resolution, source.resolution)
     read = getattr(source, "read_with_info", None)
     images: list[np.ndarray] = []
-    chunk = _Chunk(np.zeros(0), [], [], [], np.zeros(0), np.zeros(0))
+    chunk = Chunk(np.zeros(0), [], [], [], np.zeros(0), np.zeros(0))
     for index in range(start, min(start + step, len(source))):
         try:
             image, info = read(index) if read else (source.read(index), None)
@@ -369,67 +325,3 @@ def _read_chunk(source: ImageSource, start: int, step: int) -> _Chunk:
     chunk.sums = chunk.images.sum((0, 2, 3), dtype=np.int64)
     chunk.squares = np.square(chunk.images, dtype=np.uint16).sum((0, 2, 3), dtype=np.int64)
     return chunk
-
-
-def _refusal(skipped: Sequence[Sequence[str]], total: int) -> str:
-    lines = "".join(f"\n  {name}: {reason}" for name, reason in skipped[:NAMED])
-    more = f"\n  ... and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return f"{len(skipped)} of {total} images cannot be read:{lines}{more}"
-
-
-def _stats(tally: _Tally, targets: np.ndarray, names: Sequence[str], seconds: float) -> dict[str, Any]:
-    """The summary; mean and std are per channel over every pixel, in 0..255."""
-    count = len(tally.kept)
-    pixels = count * tally.pixels_per_image
-    mean = tally.sums / pixels
-    by_area = sorted(tally.sizes, key=lambda s: (s[0] * s[1], s))
-    one_hot = targets.shape[1] > 0 and bool(
-        np.all((targets == 0) | (targets == 1)) and np.all(targets.sum(1) == 1)
-    )
-    return {
-        "count": count,
-        "skipped": [list(s) for s in tally.skipped],
-        "sizes": {
-            "distinct": len(by_area),
-            "common": {f"{w}x{h}": n for (w, h), n in tally.sizes.most_common(5)},
-            "min": "x".join(map(str, by_area[0])) if by_area else None,
-            "max": "x".join(map(str, by_area[-1])) if by_area else None,
-        },
-        "modes": dict(tally.modes.most_common()),
-        "labels": dict(zip(names, targets.sum(0).astype(int).tolist(), strict=True)) if one_hot else {},
-        "mean": mean.tolist(),
-        "std": np.sqrt(np.maximum(tally.squares / pixels - mean**2, 0)).tolist(),
-        "prepare_img_per_s": round((count + len(tally.skipped)) / max(seconds, 1e-9), 1),
-    }
-
-
-def summary_text(dataset: PreparedDataset) -> str:
-    """A few lines to read before training: what there is, what it was made from, what was left out."""
-    stats, shape = dataset.stats, "x".join(map(str, dataset.images.shape[1:]))
-    mirrored = f", with mirrored copies {len(dataset)}" if dataset.mirror else ""
-    lines = [f"{dataset.name}: {len(dataset.images)} images of {shape}{mirrored}"]
-    if sizes := stats.get("sizes", {}).get("common"):
-        spread = f" ({stats['sizes']['distinct']} sizes, {stats['sizes']['min']} to {stats['sizes']['max']})"
-        lines.append(f"  sizes    {_counts(sizes)}{spread if stats['sizes']['distinct'] > 1 else ''}")
-    if stats.get("modes"):
-        lines.append(f"  modes    {_counts(stats['modes'])}")
-    lines.append(f"  labels   {_label_text(dataset)}")
-    if "mean" in stats:
-        pairs = (f"{m:.1f} ± {s:.1f}" for m, s in zip(stats["mean"], stats["std"], strict=True))
-        lines.append(f"  pixels   {', '.join(pairs)} (mean ± spread per channel, 0..255)")
-    if skipped := stats.get("skipped"):
-        lines.append(f"  skipped  {_refusal(skipped, len(dataset.images) + len(skipped))}")
-    return "\n".join(lines)
-
-
-def _counts(table: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {n}" for name, n in table.items())
-
-
-def _label_text(dataset: PreparedDataset) -> str:
-    counts = dataset.stats.get("labels")
-    if not counts:
-        return f"vectors of {dataset.c_dim} numbers" if dataset.c_dim else "none (unconditional)"
-    shown = _counts(dict(list(counts.items())[:NAMED])) + (", ..." if len(counts) > NAMED else "")
-    empty = sum(n == 0 for n in counts.values())
-    return f"{len(counts)} classes ({shown})" + (f"; {empty} of them without an image" if empty else "")

@@ -28,14 +28,14 @@ class StageDataModule(L.LightningDataModule):
             len(self.dataset),
             self.schedule,
             self.seed,
-            position=lambda: trainer.lightning_module.nimg,  # type: ignore[attr-defined, return-value]
+            position=lambda: int(trainer.lightning_module.nimg),  # type: ignore[arg-type]
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
         return DataLoader(
             BatchDataset(self.dataset),
             batch_sampler=sampler,  # type: ignore[arg-type]
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # type: ignore[arg-type]
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=trainer.strategy.root_device.type == "cuda",

@@ -94,9 +94,7 @@ def parse_background(value: str | Sequence[int]) -> tuple[int, int, int]:
         if len(rgb) != 3:
             raise ValueError("not three colour values")
     except (ValueError, TypeError) as err:
-        raise UserError(
-            f"background must be a colour such as '#ffffff' or [255, 255, 255]; got {value!r}."
-        ) from err
+        raise UserError(f"background must be a colour such as '#ffffff' or [255, 255, 255]; got {value!r}.") from err
     return rgb[0], rgb[1], rgb[2]
 
 
@@ -111,9 +109,7 @@ def decode_options(
     if isinstance(resolution, bool) or not isinstance(resolution, int) or resolution < 1:
         raise UserError(f"resolution must be a whole number of pixels, at least 1; got {resolution!r}.")
     if isinstance(channels, bool) or channels not in (1, 3, 4):
-        raise UserError(
-            f"channels must be 1 (grey), 3 (colour) or 4 (colour and transparency); got {channels!r}."
-        )
+        raise UserError(f"channels must be 1 (grey), 3 (colour) or 4 (colour and transparency); got {channels!r}.")
     crop, filter = check_choice("crop", crop, CROPS), check_choice("filter", filter, tuple(FILTERS))
     return DecodeOptions(resolution, channels, crop, filter, parse_background(background))
 

@@ -1,255 +1,36 @@
 """Paints one portrait from its factors, at any resolution.
 
-The canvas spans [-1, 1] in x (right) and y (down). The head is a unit sphere, stretched, tapered to the chin
-and turned by yaw and pitch; z points at the viewer. Skin features are painted in *face units* (x, y) of the
-unturned head seen from the front (half a face width is 1), so turning moves and foreshortens them as a real
-surface would. Mirroring x together with the signed factors mirrors every expression in this file.
+Mirroring x together with the signed factors mirrors every expression here and in the modules it paints with.
 """
 
 from __future__ import annotations
 
-import colorsys
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
-Window = tuple[slice, slice]
-Vector = tuple[Array | float, Array | float, Array | float]
-
-ASPECT = 1.27
-"""Height over width of the reference head: y of a face unit = ASPECT times y on the unit sphere."""
+from stylegan_lightning.data.face_canvas import (
+    ASPECT,
+    Array,
+    Canvas,
+    Head,
+    Skin,
+    Window,
+    blob,
+    clip01,
+    ease,
+    ellipse,
+    hls,
+    lit,
+    ramp,
+    rgb,
+    smooth,
+)
+from stylegan_lightning.data.face_hair import Hair
 
 SKIN = ((252, 220, 198), (243, 199, 165), (222, 162, 120), (174, 114, 80), (114, 74, 56))
-HAIR = ((243, 226, 176), (219, 172, 98), (150, 96, 56), (84, 52, 38), (36, 29, 33))
-AUBURN = ((244, 150, 84), (222, 112, 56), (178, 70, 38), (128, 44, 30), (84, 30, 28))
 IRIS = ((92, 160, 224), (84, 172, 150), (140, 150, 70), (150, 96, 46), (78, 48, 36))
-SHADOW = np.array([0.64, 0.53, 0.57], np.float32).reshape(3, 1, 1)
-"""What the darkest shadow multiplies a colour by: warm, never black."""
-
-
-def rgb(*values: float) -> Array:
-    return np.array(values, np.float32).reshape(3, 1, 1) / np.float32(255)
-
-
-def ramp(stops: tuple[tuple[int, int, int], ...], t: float) -> Array:
-    at = min(max(t, 0.0), 1.0) * (len(stops) - 1)
-    k = min(int(at), len(stops) - 2)
-    return rgb(*(a + (b - a) * (at - k) for a, b in zip(stops[k], stops[k + 1], strict=True)))
-
-
-def hls(hue: float, lightness: float, saturation: float) -> Array:
-    return np.array(colorsys.hls_to_rgb(hue % 1, lightness, saturation), np.float32).reshape(3, 1, 1)
-
-
-def ease(low: float, high: float, x: float) -> float:
-    t = min(max((x - low) / (high - low), 0.0), 1.0)
-    return t * t * (3 - 2 * t)
-
-
-def clip01(x: Array) -> Array:
-    return np.minimum(np.maximum(x, 0.0), 1.0)
-
-
-def smooth(low: float, high: float, x: Array) -> Array:
-    t = clip01((x - low) * (1 / (high - low)))
-    return t * t * (3 - 2 * t)
-
-
-def blob(x: Array, y: Array, rx: float, ry: float) -> Array:
-    """A soft spot: 1 at the origin, falling off as a Gaussian."""
-    return np.exp(-((x * (1 / rx)) ** 2) - (y * (1 / ry)) ** 2)
-
-
-def ellipse(x: Array, y: Array, rx: float, ry: float) -> Array:
-    """Approximate signed distance to an ellipse about the origin."""
-    u, v = x * (1 / rx), y * (1 / ry)
-    r = np.sqrt(u * u + v * v) + 1e-6
-    return r * (r - 1) / (np.sqrt((u * (1 / rx)) ** 2 + (v * (1 / ry)) ** 2) + 1e-6)
-
-
-class Canvas:
-    """A supersampled picture; `rgb` is premultiplied when there is an alpha plane."""
-
-    def __init__(self, resolution: int, transparent: bool) -> None:
-        self.over = 2 if resolution <= 256 else 1
-        self.size = resolution * self.over
-        self.px = 2 / self.size
-        self.rgb = np.zeros((3, self.size, self.size), np.float32)
-        self.alpha = np.zeros((self.size, self.size), np.float32) if transparent else None
-        self.axis = ((np.arange(self.size) + 0.5) * self.px - 1).astype(np.float32)
-
-    def window(self, xs: tuple[float, float], ys: tuple[float, float]) -> Window:
-        def cut(low: float, high: float) -> slice:
-            start = math.floor((low + 1) / self.px) - 1
-            stop = math.ceil((high + 1) / self.px) + 1
-            return slice(min(max(start, 0), self.size - 1), min(max(stop, 1), self.size))
-
-        return cut(*ys), cut(*xs)
-
-    def grid(self, window: Window) -> tuple[Array, Array]:
-        return self.axis[None, window[1]], self.axis[window[0], None]
-
-    def paint(self, window: Window, colour: Array, cover: Array) -> None:
-        view = self.rgb[:, window[0], window[1]]
-        view += (colour - view) * cover
-        if self.alpha is not None:
-            alpha = self.alpha[window]
-            alpha += (1 - alpha) * cover
-
-    def cover(self, distance: Array, unit: float = 1.0) -> Array:
-        """Coverage of a pixel from a signed distance in lengths of `unit` canvas units."""
-        return clip01(0.5 - distance * (unit / self.px))
-
-    def image(self, channels: int) -> Array:
-        planes = self.rgb if self.alpha is None else np.concatenate([self.rgb, self.alpha[None]])
-        if self.over == 2:
-            planes = planes[:, ::2] + planes[:, 1::2]
-            planes = (planes[..., ::2] + planes[..., 1::2]) * 0.25
-        if self.alpha is not None:
-            planes[:3] /= np.maximum(planes[3:], 1 / 512)
-        planes = clip01(planes)
-        if channels == 1:
-            planes = np.tensordot(np.array([[0.299, 0.587, 0.114]], np.float32), planes, 1)
-        return (planes * 255 + 0.5).astype(np.uint8)
-
-
-class Head:
-    """The turned head: maps between the canvas, the turned unit sphere and the unturned head."""
-
-    pivot = 0.50
-    """Height on the canvas of the point that roll turns about."""
-    rise = 0.565
-    """From the pivot up to the middle of the head."""
-    lean = 0.10
-    """The chin stands before the crown, so yaw carries it this much further."""
-
-    def __init__(self, f: Mapping[str, float]) -> None:
-        self.cy, self.sy = math.cos(f["yaw"]), math.sin(f["yaw"])
-        self.cp, self.sp = math.cos(f["pitch"]), math.sin(f["pitch"])
-        self.cr, self.sr = math.cos(f["roll"]), math.sin(f["roll"])
-        self.half = 0.465 + 0.075 * f["face_width"]
-        self.wide = math.hypot(self.half * self.cy, 0.53 * self.sy)
-        self.tall = 0.645
-        self.taper = 0.31 - 0.28 * f["jaw"]
-        az, el = f["light_azimuth"], f["light_elevation"]
-        self.light = (math.cos(el) * math.sin(az), -math.sin(el), math.cos(el) * math.cos(az))
-        lx, ly, lz = self.light
-        self.head_light = self.unturn(self.cr * lx + self.sr * ly, self.cr * ly - self.sr * lx, lz)
-        self.head_view = self.unturn(0.0, 0.0, 1.0)
-
-    def unturn(self, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
-        """A turned direction (scalars or arrays) in the frame of the unturned head."""
-        y, z = y * self.cp + z * self.sp, z * self.cp - y * self.sp
-        return x * self.cy - z * self.sy, y, x * self.sy + z * self.cy
-
-    def turn(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        x, z = x * self.cy + z * self.sy, z * self.cy - x * self.sy
-        return x, y * self.cp - z * self.sp, y * self.sp + z * self.cp
-
-    def upright(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Canvas to head coordinates: roll undone, origin at the middle of the head."""
-        y = y - self.pivot
-        return self.cr * x + self.sr * y, self.cr * y - self.sr * x + self.rise
-
-    def window(self, canvas: Canvas, xs: tuple[float, float], ys: tuple[float, float]) -> Window:
-        """The canvas window around a box in head coordinates."""
-        at = [(x, y - self.rise) for x in xs for y in ys]
-        px = [self.cr * x - self.sr * y for x, y in at]
-        py = [self.cr * y + self.sr * x + self.pivot for x, y in at]
-        return canvas.window((min(px), max(px)), (min(py), max(py)))
-
-    def to_sphere(self, hx: Array, hy: Array) -> tuple[Array, Array]:
-        """Head coordinates to (x, y) of the turned unit sphere; its outline is the outline of the head."""
-        y = hy * (1 / self.tall)
-        low, high = np.maximum(y, 0.0), np.minimum(y, 0.0)
-        narrow = 1 - self.taper * np.minimum(low, 1.4) ** 2 - 0.07 * high * high
-        return (hx - self.lean * self.sy * y) / (self.wide * narrow), y
-
-    def place(self, x: float, y: float, z: float) -> tuple[float, float, float]:
-        """Head coordinates, and depth, of a point of the unturned head (unit sphere)."""
-        x, y, z = self.turn(x, y, z)
-        narrow = 1 - self.taper * max(y, 0.0) ** 2 - 0.07 * min(y, 0.0) ** 2
-        return x * self.wide * narrow + self.lean * self.sy * y, y * self.tall, z
-
-    def shade(
-        self, normal: Vector, turned: bool, gloss: float = 0.0, power: int = 1
-    ) -> tuple[Array, Array | float]:
-        """Diffuse light in [0, 1] and specular light, for normals of any length on the canvas or, with
-        `turned`, in the frame of the unturned head."""
-        x, y, z = normal
-        light, view = (self.head_light, self.head_view) if turned else (self.light, (0.0, 0.0, 1.0))
-        scale = 1 / np.sqrt(x * x + y * y + z * z + 1e-6)
-        diffuse = smooth(-0.35, 0.95, (x * light[0] + y * light[1] + z * light[2]) * scale)
-        if not gloss:
-            return diffuse, 0.0
-        half = [a + b for a, b in zip(light, view, strict=True)]
-        norm = 1 / math.sqrt(sum(h * h for h in half))
-        shine = np.maximum((x * half[0] + y * half[1] + z * half[2]) * (scale * norm), 0.0)
-        return diffuse, gloss * shine**power
-
-
-def lit(albedo: Array, diffuse: Array, shine: Array | float = 0.0) -> Array:
-    return albedo * (SHADOW + (1.03 - SHADOW) * diffuse) + shine
-
-
-class Skin:
-    """The visible half of the face: sphere and face coordinates per sample, colour and bumps to paint on."""
-
-    def __init__(self, canvas: Canvas, head: Head, colour: Array) -> None:
-        self.canvas, self.head = canvas, head
-        reach = head.wide + 0.08
-        self.window = head.window(canvas, (-reach, reach), (-head.tall, head.tall))
-        px, py = head.to_sphere(*head.upright(*canvas.grid(self.window)))
-        self.px, self.py = px, py
-        self.cover = canvas.cover(ellipse(px * head.wide, py * head.tall, head.wide, head.tall))
-        pz = np.sqrt(np.maximum(1 - px * px - py * py, 0.0))
-        self.x, y, self.z = head.unturn(px, py, pz)
-        self.y = y * ASPECT
-        self.normal = [self.x.copy(), y * 0.8, self.z]  # painting bumps tilts these
-        self.albedo = np.empty((3, *px.shape), np.float32)
-        self.albedo[:] = colour
-        self.unit = head.half
-
-    def patch(self, xs: tuple[float, float], ys: tuple[float, float]) -> Window:
-        """The part of this window that a box in face units lands in."""
-        at = []
-        for x in (xs[0], (xs[0] + xs[1]) / 2, xs[1]):
-            for y in (ys[0] / ASPECT, ys[1] / ASPECT):
-                at.append(self.head.place(x, y, math.sqrt(max(1 - x * x - y * y, 0.0)))[:2])
-        pad = 0.04
-        xr = min(a[0] for a in at) - pad, max(a[0] for a in at) + pad
-        yr = min(a[1] for a in at) - pad, max(a[1] for a in at) + pad
-        rows, cols = self.head.window(self.canvas, xr, yr)
-        r0, c0 = self.window[0].start, self.window[1].start
-        h, w = self.px.shape
-        return (
-            slice(max(rows.start - r0, 0), min(max(rows.stop - r0, 0), h)),
-            slice(max(cols.start - c0, 0), min(max(cols.stop - c0, 0), w)),
-        )
-
-    def paint(self, patch: Window, colour: Array, cover: Array) -> None:
-        view = self.albedo[:, patch[0], patch[1]]
-        view += (colour - view) * cover
-
-    def edge(self, distance: Array) -> Array:
-        """Coverage from a signed distance in face units."""
-        return self.canvas.cover(distance, self.unit)
-
-    def raise_bump(self, patch: Window, dx: Array, dy: Array, rx: float, ry: float, height: float) -> None:
-        """Tilt the normals as a Gaussian bump of this height (face units) would."""
-        g = blob(dx, dy, rx, ry) * (2 * height)
-        self.normal[0][patch] += g * dx * (1 / rx**2)
-        self.normal[1][patch] += g * dy * (1 / ry**2)
-
-    def plane(self, patch: Window, depth: Array | float) -> tuple[Array, Array]:
-        """Face units of what stands `depth` in front of the middle of the head (the surface is at 1)."""
-        h = self.head
-        x = (self.px[patch] - depth * h.sy) * (1 / h.cy)
-        y = (self.py[patch] + (depth * h.cy - x * h.sy) * h.sp) * (1 / h.cp)
-        return x, y * ASPECT
 
 
 class Portrait:
@@ -257,35 +38,22 @@ class Portrait:
 
     def __init__(self, f: Mapping[str, float], canvas: Canvas) -> None:
         self.f, self.canvas, self.head = f, canvas, Head(f)
+        self.hair = Hair(f, canvas, self.head)
         tone, warm = f["skin_tone"], f["skin_undertone"]
         self.skin_colour = ramp(SKIN, tone) * rgb(255 + 5 * warm, 255 + 2 * warm, 252 - 38 * warm)
-        hair = ramp(HAIR, f["hair_melanin"])
-        red = 0.85 * f["hair_redness"] * (1 - 0.5 * ease(0.7, 1.0, f["hair_melanin"]))
-        self.hair_colour = hair + (ramp(AUBURN, f["hair_melanin"]) - hair) * red
-        self.dark = self.hair_colour * 0.72 * rgb(240, 225, 235)
         self.lip_colour = self.skin_colour * rgb(226, 140, 142) + rgb(10, 0, 4)
-        self.length = f["hair_length"]
-        self.cut = ease(0.03, 0.10, self.length)
-        self.volume = (0.03 + 0.20 * f["hair_volume"] + 0.05 * f["hair_curl"]) * ease(0.02, 0.42, self.length)
-
-        # how far it has grown towards hanging, over the ears, and down
-        self.grown, self.over = ease(0.25, 0.45, self.length), ease(0.32, 0.50, self.length)
-        self.bottom = 0.10 + 0.28 * self.grown + 0.68 * ease(0.40, 1.0, self.length)
-        self.temple = -0.04 + 0.42 * self.over
-        reach = self.head.wide * (1.0 + 0.8 * self.volume) + 0.04 + 0.07 * self.over
-        self.reach = self.head.wide * 0.85 * (1 - self.grown) + reach * self.grown
 
     def paint(self) -> None:
         if self.canvas.alpha is None:
             self.background()
-        self.back_hair()
+        self.hair.back()
         self.body()
-        self.locks(front=False)
+        self.hair.locks(front=False)
         self.ears(front=False)
         self.face()
         self.ears(front=True)
-        self.locks(front=True)
-        self.hair_cap()
+        self.hair.locks(front=True)
+        self.hair.cap()
         if self.f["glasses"] > 0.5:
             self.glasses()
 
@@ -317,112 +85,9 @@ class Portrait:
         c.paint(window, shirt, c.cover(np.maximum(torso, -neckline)))
         c.paint(window, skin, c.cover(np.maximum(neckline, torso - 0.02)))
 
-    # ---- hair ---------------------------------------------------------------------------------------
-
-    def hang(self, hx: Array, hy: Array) -> tuple[Array, Array]:
-        """Half width of the hanging hair at each height, and the signed distance below its ends."""
-        curl, bottom = self.f["hair_curl"], self.bottom
-        wave = (0.008 + 0.042 * curl) * np.cos(hy * (10 + 9 * curl) + 1.0)
-        up = np.minimum(hy - 0.10, 0.0) * (1 / (0.73 + 0.55 * self.volume))
-        dome = np.sqrt(np.maximum(1 - up * up, 0.0))
-        wide = (self.reach + wave) * dome * (1 - 0.14 * smooth(bottom - 0.5, bottom + 0.1, hy))
-        low = hy - bottom + 0.25 * (hx * (1 / self.reach)) ** 2
-        return wide, np.maximum(low, -0.61 - 0.5 * self.volume - hy)
-
-    def back_hair(self) -> None:
-        """What hangs behind the head and the neck."""
-        if self.grown <= 0:
-            return
-        c, head, reach = self.canvas, self.head, self.reach
-        window = head.window(c, (-reach - 0.2, reach + 0.2), (-0.8, self.bottom + 0.1))
-        hx, hy = head.upright(*c.grid(window))
-        hx = hx + 0.08 * head.sy
-        wide, low = self.hang(hx, hy)
-        dx, dy = np.abs(hx) - wide + 0.1, low + 0.1
-        d = np.sqrt(np.maximum(dx, 0) ** 2 + np.maximum(dy, 0) ** 2) + np.minimum(np.maximum(dx, dy), 0) - 0.1
-        strands = 1 + 0.06 * np.cos(hx * 34) + 0.05 * np.cos(hx * 13)
-        shade = (0.90 - 0.34 * blob(hx, hy - 0.4, 0.36, 0.5)) * strands
-        diffuse, _ = head.shade((hx * (1 / reach), -0.2, 0.6), False)
-        c.paint(window, lit(self.hair_colour * shade, diffuse), c.cover(d))
-
-    def locks(self, front: bool) -> None:
-        """The outer part of the hanging hair, beside the face: behind the head, and the near one over it."""
-        if self.over <= 0:
-            return
-        c, head = self.canvas, self.head
-        for side in (-1, 1):
-            inner, _, depth = head.place(0.90 * side, 0.05, 0.0)
-            near = ease(-0.40, -0.10, depth)
-            alpha = near if front else float(near < 1)
-            if alpha <= 0:
-                continue
-            far = side * (self.reach + 0.2)
-            window = head.window(c, (min(inner, far) - 0.1, max(inner, far) + 0.1), (-0.8, self.bottom + 0.1))
-            hx, hy = head.upright(*c.grid(window))
-            wide, low = self.hang(hx, hy)
-            out = wide - side * 0.08 * head.sy
-            wave = (0.006 + 0.028 * self.f["hair_curl"]) * np.cos(hy * (8 + 9 * self.f["hair_curl"]) - 0.6)
-            width = np.maximum((out - side * inner + wave) * self.over, 0.02)
-            width = width * (1 - 0.55 * smooth(self.bottom - 0.5, self.bottom + 0.05, hy))
-            t = (hx * side - out) * (1 / width) + 1  # 0 at the inner edge, 1 at the outer
-            d = np.maximum(np.maximum(hx * side - out, out - width - hx * side), low + 0.02)
-            strands = 0.98 + 0.05 * np.cos(t * 11) + 0.04 * np.cos(t * 23) - 0.14 * smooth(0.35, 0.0, t)
-            diffuse, shine = head.shade((side * (0.2 + 0.7 * t), -0.25, 0.75), False, 0.16, 12)
-            colour = lit(self.hair_colour * strands, diffuse, shine * self.hair_colour)
-            c.paint(window, colour, c.cover(d) * alpha)
-
-    def hair_cap(self) -> None:
-        if self.cut <= 0:
-            return
-        c, head, f = self.canvas, self.head, self.f
-        curl, volume = f["hair_curl"], self.volume
-        rx, ry = head.wide * (1.04 + volume), head.tall * (1.04 + 1.4 * volume)
-        window = head.window(c, (-rx * 1.1 - 0.06, rx * 1.1 + 0.06), (-ry * 1.1, 0.9 * head.tall))
-        u, v = head.to_sphere(*head.upright(*c.grid(window)))
-        angle, beside = np.arctan2(u, 0.2 - v), smooth(0.96, 1.02, u * u + v * v)
-        ripple = 1 - 0.34 * curl * np.cos(angle * 15) - 0.12 * np.cos(angle * 8)
-        top = 0.15 + 0.2 * curl + (0.85 - 0.2 * curl) * smooth(0.2, -0.8, v)
-        grow = 1 / (1.012 + volume * ripple * top * smooth(0.9, 0.2, v))
-        u, v = u * grow, v * grow
-        r2 = u * u + v * v
-        x, y, z = head.unturn(u, v, np.sqrt(np.maximum(1 - r2, 0.0)))
-        line, away = self.hairline(x, z)
-        # beside the head one looks past the hairline at the hair behind it
-        line = line + np.maximum(self.temple - line, 0.0) * beside
-        inside = c.cover((y - line) * (0.9 * ry))
-        cover = inside * c.cover((np.sqrt(r2) - 1) * min(rx, ry)) * self.cut
-        cover = cover * (0.72 + 0.28 * ease(0.08, 0.22, self.length))
-        # strands run away from the parting, from the crown down
-        flow = away / np.maximum(1.15 + y, 0.1)
-        strands = 0.5 * np.cos(flow * 19) + 0.3 * np.cos(flow * 41)
-        strands = strands + 0.45 * curl * np.cos(y * 15) * np.cos(angle * 13)
-        strands = strands * ease(0.05, 0.4, self.length)
-        groove = np.exp(-((away * 16) ** 2)) * smooth(-0.1, -0.75, y) * smooth(0.0, 0.4, z)
-        groove = groove * ease(0.2, 0.4, self.length)
-        diffuse, shine = head.shade((x, y, z), True, 0.30, 8)
-        tint = self.hair_colour * (0.95 + 0.09 * strands) * (1 - 0.22 * groove)
-        tint = tint * (1 - 0.20 * smooth(-0.16, 0.0, y - line) * smooth(0.1, 0.5, z))
-        shine = shine * (0.75 + 0.4 * strands) * (0.35 + 0.65 * self.hair_colour)
-        c.paint(window, lit(tint, diffuse, shine), cover)
-
-    def hairline(self, x: Array, z: Array) -> tuple[Array, Array]:
-        """Height (unit sphere) at which the hair begins, and the distance from the parting."""
-        f = self.f
-        away = np.abs(x - 0.55 * f["hair_part"])
-        grown = ease(0.08, 0.32, self.length)
-        swoop = smooth(0.0, 0.62, away)
-        tuft = 0.03 * (0.3 + f["hair_curl"]) * np.cos(away * 21)
-        fringe = grown * f["hair_fringe"] * (0.05 + 0.42 * swoop + tuft)
-        front = -0.60 + 0.07 * np.abs(x) + fringe - 0.03 * grown
-        towards = z / np.sqrt(x * x + z * z + 1e-6)
-        line = front + (self.temple - front) * smooth(0.78, 0.24, towards)
-        return line + (0.55 - line) * smooth(0.0, -0.3, towards), away
-
-    # ---- head ---------------------------------------------------------------------------------------
-
     def ears(self, front: bool) -> None:
         """Both ears behind the head, or the near one over it."""
-        shown = 1 - ease(0.44, 0.48, self.length)
+        shown = 1 - ease(0.44, 0.48, self.hair.length)
         if shown <= 0:
             return
         c, head = self.canvas, self.head
@@ -464,10 +129,10 @@ class Portrait:
         skin.paint(socket, self.skin_colour * rgb(236, 205, 208), 0.35 * g)
         chin = skin.patch((-0.35, 0.35), (0.75, 1.25))
         skin.raise_bump(chin, skin.x[chin], skin.y[chin] - 1.02, 0.24, 0.16, 0.03)
-        if self.length > 0.1:
-            line, _ = self.hairline(skin.x, skin.z)
+        if self.hair.length > 0.1:
+            line, _ = self.hair.hairline(skin.x, skin.z)
             shadow = smooth(0.30, 0.06, skin.y * (1 / ASPECT) - line)
-            skin.albedo *= 1 - shadow * (rgb(36, 62, 57) * ease(0.1, 0.35, self.length))
+            skin.albedo *= 1 - shadow * (rgb(36, 62, 57) * ease(0.1, 0.35, self.hair.length))
 
     def cheeks(self, skin: Skin) -> None:
         f, smile = self.f, self.f["smile"]
@@ -497,7 +162,7 @@ class Portrait:
         tache = smooth(1.15, 0.75, np.sqrt((x * (1 / 0.42)) ** 2 + (lip * (1 / 0.11)) ** 2))
         grain = 1 + 0.05 * np.cos(np.abs(x) * 52 + 12 * y)
         cover = np.maximum(jaw, tache) * (0.30 + 0.62 * amount) * min(amount * 6, 1.0)
-        skin.paint((slice(None), slice(None)), self.dark * grain, cover)
+        skin.paint((slice(None), slice(None)), self.hair.dark * grain, cover)
 
     def nose(self, skin: Skin) -> None:
         size = 0.74 + 0.62 * self.f["nose_size"]
@@ -600,7 +265,7 @@ class Portrait:
         centre = -0.345 - 0.13 * f["brow_height"] + 0.055 * u * u - 0.085 * f["brow_angle"] * u
         thick = (0.024 + 0.052 * f["brow_thickness"]) * (1 - 0.45 * smooth(-0.2, 1.1, u))
         d = np.maximum(np.abs(y - centre) - thick, (np.abs(u) - 1) * half)
-        tint = self.dark * 0.85 + self.skin_colour * 0.06
+        tint = self.hair.dark * 0.85 + self.skin_colour * 0.06
         skin.paint(patch, tint, 0.92 * skin.edge(d))
 
     def glasses(self) -> None:
@@ -632,7 +297,7 @@ class Portrait:
         cover = np.zeros((), np.float32)
         for side in (-1, 1):
             x0, y0, _ = self.head.place(side * outer, -0.06, 1.06)
-            x1, y1, z1 = self.head.place(side * 1.04, -0.04, 0.55 * self.over)
+            x1, y1, z1 = self.head.place(side * 1.04, -0.04, 0.55 * self.hair.over)
             if side * (x1 - x0) <= 0.0 and z1 <= 0:
                 continue
             dx, dy = x1 - x0, y1 - y0

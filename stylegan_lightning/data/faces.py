@@ -31,9 +31,7 @@ FACTORS: dict[str, Factor] = {
     "jaw": Factor(0, 1, "pointed to square"),
     "skin_tone": Factor(0, 1, "light to dark"),
     "skin_undertone": Factor(-1, 1, "cool to warm"),
-    "hair_length": Factor(
-        0, 1, "below 0.03 bald, to 0.3 short, above 0.5 over the ears, 1 past the shoulders"
-    ),
+    "hair_length": Factor(0, 1, "below 0.03 bald, to 0.3 short, above 0.5 over the ears, 1 past the shoulders"),
     "hair_volume": Factor(0, 1, "flat to full"),
     "hair_fringe": Factor(0, 1, "open forehead to fringe at the brows"),
     "hair_part": Factor(-1, 1, "parting at the left to the right of the picture"),
@@ -128,8 +126,7 @@ def draw(factors: Mapping[str, float], resolution: int, channels: int = 3) -> np
     for name, (low, high, meaning) in FACTORS.items():
         if not low - 1e-6 <= factors[name] <= high + 1e-6:  # a float32 attribute may round past the end
             raise UserError(
-                f"draw: {name} ({meaning}) must lie in [{low}, {high}], "
-                f"got {factors[name]}; clip it to the range"
+                f"draw: {name} ({meaning}) must lie in [{low}, {high}], got {factors[name]}; clip it to the range"
             )
     return paint_face({name: float(value) for name, value in factors.items()}, resolution, channels)
 
@@ -167,8 +164,7 @@ class Faces:
         _check_channels(channels)
         if classes is not None and classes not in CLASSES:
             raise UserError(
-                f"faces: classes must be null or one of {', '.join(CLASSES)}, "
-                f"got {classes!r}; change data.classes"
+                f"faces: classes must be null or one of {', '.join(CLASSES)}, got {classes!r}; change data.classes"
             )
         self.resolution, self.size, self.seed = int(resolution), int(size), int(seed)
         self.channels, self.classes = int(channels), classes

@@ -198,14 +198,10 @@ def _check_count(names: list[str], everything: list[str], path: Path) -> None:
         other = f" It holds {len(everything)} other files, e.g. {everything[0]}." if everything else ""
         raise UserError(f"No images in {path}.{other} Accepted: {accepted}; hidden files are left out.")
     if len(names) == 1:
-        raise UserError(
-            f"Only one image ({names[0]}) in {path}; training needs at least 2. Accepted: {accepted}."
-        )
+        raise UserError(f"Only one image ({names[0]}) in {path}; training needs at least 2. Accepted: {accepted}.")
 
 
-def _find_labels(
-    kind: str, names: list[str], files: _Files, path: Path
-) -> tuple[tuple[str, ...], np.ndarray]:
+def _find_labels(kind: str, names: list[str], files: _Files, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Label names and, per image, its class number (int64 [N]) or its vector (float32 [N, c])."""
     none = (), np.zeros((len(names), 0), np.float32)
     if kind == "auto":

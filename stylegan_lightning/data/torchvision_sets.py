@@ -151,13 +151,9 @@ class TorchvisionImages:
         if self.name == "celeba":
             names = tuple(n for n in self._parts[0].attr_names if n)
             return names, np.concatenate([np.asarray(p.attr, np.float32) for p in self._parts])
-        field = (
-            "_labels" if self.name == "flowers102" else "targets"
-        )  # torchvision offers no public one there
+        field = "_labels" if self.name == "flowers102" else "targets"  # torchvision offers no public one there
         classes = np.concatenate([np.asarray(getattr(p, field), np.int64) for p in self._parts])
-        names = tuple(getattr(self._parts[0], "classes", ())) or tuple(
-            map(str, range(int(classes.max()) + 1))
-        )
+        names = tuple(getattr(self._parts[0], "classes", ())) or tuple(map(str, range(int(classes.max()) + 1)))
         return names, np.eye(len(names), dtype=np.float32)[classes]
 
     def _fingerprint(self) -> str:

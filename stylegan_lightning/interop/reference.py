@@ -41,9 +41,7 @@ def _stylegan2(config: Config, network: str) -> nn.Module:
             mbstd_group_size=config["mbstd_group_size"],
             **size,
         )
-    mapping = partial(
-        MappingNetwork, z_dim=config["z_dim"], c_dim=config["c_dim"], num_layers=config["mapping_layers"]
-    )
+    mapping = partial(MappingNetwork, z_dim=config["z_dim"], c_dim=config["c_dim"], num_layers=config["mapping_layers"])
     synthesis = StyleGAN2Synthesis(
         resolution, channels, w_dim=config["w_dim"], architecture=config["g_architecture"], **size
     )
@@ -64,9 +62,7 @@ def translate_name(name: str, kind: str, network: Literal["G", "D"]) -> str:
     return name
 
 
-def from_reference(
-    state: Mapping[str, np.ndarray], config: Config, network: Literal["G", "D"] = "G"
-) -> nn.Module:
+def from_reference(state: Mapping[str, np.ndarray], config: Config, network: Literal["G", "D"] = "G") -> nn.Module:
     """The network that `config` describes, filled with `state`, in eval mode.
 
     `state` maps reference names (without "G/" or "D/") to arrays; `config` needs `kind` (stylegan2) and its

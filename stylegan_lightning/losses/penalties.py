@@ -49,9 +49,7 @@ class PathLength(nn.Module):
 
     pl_mean: Tensor
 
-    def __init__(
-        self, weight: float = 2.0, interval: int = 4, batch_shrink: int = 2, decay: float = 0.01
-    ) -> None:
+    def __init__(self, weight: float = 2.0, interval: int = 4, batch_shrink: int = 2, decay: float = 0.01) -> None:
         super().__init__()
         self.weight, self.interval, self.batch_shrink, self.decay = weight, interval, batch_shrink, decay
         self.register_buffer("pl_mean", torch.zeros(()))

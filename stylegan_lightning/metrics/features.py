@@ -58,9 +58,7 @@ def to_rgb(images: Tensor) -> Tensor:
     if channels == 1:
         return images.expand(-1, 3, -1, -1)
     if channels != 4:
-        raise UserError(
-            f"Image metrics need 1 (grey), 3 (RGB) or 4 (RGBA) channels; the images have {channels}."
-        )
+        raise UserError(f"Image metrics need 1 (grey), 3 (RGB) or 4 (RGBA) channels; the images have {channels}.")
     rgb, alpha = images[:, :3].float(), images[:, 3:].float()
     return ((rgb * alpha + 255 * (255 - alpha)) / 255).round().to(torch.uint8)
 
@@ -228,9 +226,7 @@ def _inception_weights(weights_path: str | Path | None) -> Path:
         # writes to a temporary name, checks the checksum, then renames
         torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
     except (OSError, RuntimeError) as e:  # URLError is an OSError; a wrong checksum is a RuntimeError
-        raise UserError(
-            f"The Inception weights for FID could not be downloaded ({e}). {_how_to_get_weights()}"
-        ) from e
+        raise UserError(f"The Inception weights for FID could not be downloaded ({e}). {_how_to_get_weights()}") from e
     return path
 
 
@@ -271,7 +267,5 @@ def load_extractor(name: str, weights_path: str | Path | None = None) -> Feature
     if name not in EXTRACTORS:
         near = difflib.get_close_matches(name, EXTRACTORS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"There is no feature extractor {name!r}; choose one of {', '.join(EXTRACTORS)}.{hint}"
-        )
+        raise UserError(f"There is no feature extractor {name!r}; choose one of {', '.join(EXTRACTORS)}.{hint}")
     return EXTRACTORS[name](weights_path)

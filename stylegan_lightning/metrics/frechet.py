@@ -117,9 +117,7 @@ class FrechetDistance:
     """
 
     @_no_grad()
-    def __init__(
-        self, extractor: FeatureExtractor, preset: Preset, device: torch.device | str | None = None
-    ) -> None:
+    def __init__(self, extractor: FeatureExtractor, preset: Preset, device: torch.device | str | None = None) -> None:
         self.extractor, self.preset = extractor, preset
         self.name = metric_name(extractor)
         self.num_real = 0
@@ -215,9 +213,7 @@ class FrechetDistance:
         """
         preset = preset or self.preset
         if preset.real_key() != self.preset.real_key():
-            raise UserError(
-                f"The real statistics are of {self.preset.real_key()}, not of {preset.real_key()}."
-            )
+            raise UserError(f"The real statistics are of {self.preset.real_key()}, not of {preset.real_key()}.")
         here, ranks = _place(rank, world_size)
         z, c = _inputs(G, c_sampler, preset)
         self.to(device).reset()

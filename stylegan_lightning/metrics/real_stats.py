@@ -99,9 +99,7 @@ def _read(path: Path, text: str, num_features: int) -> FeatureSums | None:
     d = num_features
     fits = total.shape == (d,) and outer.shape == (d, d) and total.dtype == outer.dtype == np.float64
     if not (same and fits and count > 0 and np.isfinite(total).all() and np.isfinite(outer).all()):
-        warnings.warn(
-            f"Real statistics in {path} are not what they should be; computing again.", stacklevel=4
-        )
+        warnings.warn(f"Real statistics in {path} are not what they should be; computing again.", stacklevel=4)
         return None
     return FeatureSums(torch.from_numpy(total), torch.from_numpy(outer), count)
 

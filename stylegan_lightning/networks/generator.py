@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
+from stylegan_lightning.networks.mapping import MappingNetwork
 from stylegan_lightning.protocols import Mapping, NoiseMode, Synthesis
 
 
@@ -44,7 +45,7 @@ class Generator(nn.Module):
 @contextlib.contextmanager
 def track_running_stats(module: nn.Module) -> Iterator[None]:
     """While open, every part of `module` that keeps running statistics (w_avg) updates them."""
-    parts = [m for m in module.modules() if hasattr(m, "track_running_stats") and not isinstance(m, nn.BatchNorm2d)]
+    parts = [m for m in module.modules() if isinstance(m, MappingNetwork)]
     for part in parts:
         part.track_running_stats = True
     try:

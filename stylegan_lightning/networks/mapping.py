@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +17,7 @@ def mapping_mlp(
     """`num_layers` leaky-ReLU layers from in_features over `hidden` to out_features; none is the identity."""
     sizes = [in_features, *[hidden] * (num_layers - 1), out_features] if num_layers else []
     return nn.Sequential(
-        *(
-            FullyConnected(i, o, activation="lrelu", lr_multiplier=lr_multiplier)
-            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        *(FullyConnected(i, o, activation="lrelu", lr_multiplier=lr_multiplier) for i, o in itertools.pairwise(sizes))
     )
 
 

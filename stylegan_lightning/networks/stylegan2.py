@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -56,17 +57,19 @@ class SynthesisLayer(nn.Module):
         resolution: int,
         *,
         up: int = 1,
+        use_noise: bool = True,
         resample_filter: Sequence[float] = FIR_TAPS,
         clamp: float | None = None,
     ) -> None:
         super().__init__()
-        self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.resolution, self.up, self.use_noise, self.clamp = resolution, up, use_noise, clamp
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1)
         weight = torch.randn(out_channels, in_channels, 3, 3)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        self.noise_strength = nn.Parameter(torch.zeros(()))
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        if use_noise:
+            self.noise_strength = nn.Parameter(torch.zeros(()))
+            self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode, gain: float = 1.0) -> Tensor:
@@ -83,6 +86,8 @@ class SynthesisLayer(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
 
     def _noise(self, x: Tensor, noise_mode: NoiseMode) -> Tensor | None:
+        if not self.use_noise:
+            return None
         if noise_mode == "random":
             return torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
         return self.noise_const if noise_mode == "const" else None
@@ -102,7 +107,10 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
         return bias_act(
-            modulated_conv2d(x, self.weight, styles, demodulate=False), self.bias, act="linear", clamp=self.clamp
+            modulated_conv2d(x, self.weight, styles, demodulate=False),
+            self.bias,
+            act="linear",
+            clamp=self.clamp,
         )
 
 
@@ -121,25 +129,21 @@ class SynthesisBlock(nn.Module):
         *,
         architecture: Architecture,
         is_last: bool,
+        use_noise: bool = True,
         resample_filter: Sequence[float] = FIR_TAPS,
         clamp: float | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
+        layer = partial(SynthesisLayer, use_noise=use_noise, resample_filter=resample_filter, clamp=clamp)
         self.const = self.conv0 = self.skip = self.torgb = None
         if in_channels == 0:
             self.const = nn.Parameter(torch.randn(out_channels, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(
-                in_channels, out_channels, w_dim, resolution, up=2, resample_filter=resample_filter, clamp=clamp
-            )
+            self.conv0 = layer(in_channels, out_channels, w_dim, resolution, up=2)
             if architecture == "resnet":
-                self.skip = Conv2d(
-                    in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter
-                )
-        self.conv1 = SynthesisLayer(
-            out_channels, out_channels, w_dim, resolution, resample_filter=resample_filter, clamp=clamp
-        )
+                self.skip = Conv2d(in_channels, out_channels, 1, bias=False, up=2, resample_filter=resample_filter)
+        self.conv1 = layer(out_channels, out_channels, w_dim, resolution)
         if is_last or architecture == "skip":
             self.torgb = ToRGB(out_channels, img_channels, w_dim, clamp=clamp)
         self.num_conv = 1 if in_channels == 0 else 2
@@ -179,6 +183,7 @@ class StyleGAN2Synthesis(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         architecture: Architecture = "skip",
+        use_noise: bool = True,
         resample_filter: Sequence[float] = FIR_TAPS,
         conv_clamp: float | None = None,
     ) -> None:
@@ -198,6 +203,7 @@ class StyleGAN2Synthesis(nn.Module):
                 img_channels,
                 architecture=architecture,
                 is_last=resolution == img_resolution,
+                use_noise=use_noise,
                 resample_filter=resample_filter,
                 clamp=conv_clamp,
             )
@@ -207,6 +213,7 @@ class StyleGAN2Synthesis(nn.Module):
         x = img = None
         first = 0
         for block in self.blocks.values():
+            assert isinstance(block, SynthesisBlock)
             x, img = block(x, img, ws[:, first : first + block.num_conv + 1], noise_mode)
             first += block.num_conv
         assert img is not None
@@ -236,7 +243,13 @@ class DiscriminatorBlock(nn.Module):
             self.fromrgb = Conv2d(img_channels, in_channels, 1, activation="lrelu", clamp=clamp)
         self.conv0 = Conv2d(in_channels, in_channels, 3, activation="lrelu", clamp=clamp)
         self.conv1 = Conv2d(
-            in_channels, out_channels, 3, activation="lrelu", down=2, resample_filter=resample_filter, clamp=clamp
+            in_channels,
+            out_channels,
+            3,
+            activation="lrelu",
+            down=2,
+            resample_filter=resample_filter,
+            clamp=clamp,
         )
         if architecture == "resnet":
             self.skip = Conv2d(in_channels, out_channels, 1, bias=False, down=2, resample_filter=resample_filter)
@@ -271,9 +284,7 @@ class DiscriminatorEpilogue(nn.Module):
     ) -> None:
         super().__init__()
         self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
-        self.fromrgb = (
-            Conv2d(img_channels, in_channels, 1, activation="lrelu") if architecture == "skip" else None
-        )
+        self.fromrgb = Conv2d(img_channels, in_channels, 1, activation="lrelu") if architecture == "skip" else None
         self.conv = Conv2d(in_channels + mbstd_num_channels, in_channels, 3, activation="lrelu", clamp=clamp)
         self.fc = FullyConnected(in_channels * 16, in_channels, activation="lrelu")
         self.out = FullyConnected(in_channels, out_features)

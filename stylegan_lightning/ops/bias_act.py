@@ -24,7 +24,12 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
 
 
 def bias_act(
-    x: Tensor, b: Tensor | None = None, *, act: str = "linear", gain: float | None = None, clamp: float | None = None
+    x: Tensor,
+    b: Tensor | None = None,
+    *,
+    act: str = "linear",
+    gain: float | None = None,
+    clamp: float | None = None,
 ) -> Tensor:
     """clamp(gain * act(x + b)) with b [C] added along dimension 1; `gain` defaults to the activation's own."""
     fn, default_gain = ACTIVATIONS[act]

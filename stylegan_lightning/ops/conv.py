@@ -25,9 +25,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int
     return _Conv.apply(x, weight, (stride, stride), (padding, padding), (0, 0), True)
 
 
-def _convolution(
-    x: Tensor, w: Tensor, stride: Pair, padding: Pair, output_padding: Pair, transposed: bool
-) -> Tensor:
+def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair, output_padding: Pair, transposed: bool) -> Tensor:
     return torch.convolution(x, w, None, stride, padding, (1, 1), transposed, output_padding, 1)
 
 
@@ -62,9 +60,7 @@ def _input_gradient(
 ) -> Tensor:
     if transposed:
         return _Conv.apply(dy, w, stride, padding, (0, 0), False)
-    out_h, out_w = (
-        _missing(dy.shape[2 + i], x_shape[2 + i], w.shape[2 + i], stride[i], padding[i]) for i in (0, 1)
-    )
+    out_h, out_w = (_missing(dy.shape[2 + i], x_shape[2 + i], w.shape[2 + i], stride[i], padding[i]) for i in (0, 1))
     return _Conv.apply(dy, w, stride, padding, (out_h, out_w), True)
 
 

@@ -70,9 +70,7 @@ class Distance(Callback):
     A distance that cannot be computed is reported and skipped; training goes on.
     """
 
-    def __init__(
-        self, distance: FrechetDistance, dataset: PreparedDataset, cache_dir: Path, every_ticks: int
-    ) -> None:
+    def __init__(self, distance: FrechetDistance, dataset: PreparedDataset, cache_dir: Path, every_ticks: int) -> None:
         self.distance, self.dataset = distance, dataset
         self.cache_dir, self.every_ticks = cache_dir, every_ticks
         self._tick = 0
@@ -97,9 +95,7 @@ class Distance(Callback):
     def _measure(self, trainer: L.Trainer, gan: GAN) -> None:
         started = time.perf_counter()
         try:
-            value = self.distance.evaluate_generator(
-                gan.G_ema, label_sampler(self.dataset), device=gan.device
-            )
+            value = self.distance.evaluate_generator(gan.G_ema, label_sampler(self.dataset), device=gan.device)
         except (RuntimeError, ValueError) as error:
             warnings.warn(f"{self.key} could not be computed at {gan.nimg / 1000:g} kimg: {error}", stacklevel=2)
             return
@@ -156,7 +152,12 @@ class SampleGrid(Callback):
 
 @torch.inference_mode()
 def sample_fixed(
-    G: torch.nn.Module, dataset: PreparedDataset, count: int, seed: int, psi: float, device: torch.device | str
+    G: Generator,
+    dataset: PreparedDataset,
+    count: int,
+    seed: int,
+    psi: float,
+    device: torch.device | str,
 ) -> Tensor:
     """uint8 [count, C, H, W] of the latents and data labels that `seed` names."""
     z = torch.randn(count, G.z_dim, generator=torch.Generator().manual_seed(seed))

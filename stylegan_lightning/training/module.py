@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stylegan_lightning.data.sampler import Batch
 from stylegan_lightning.imaging import to_dynamic_range
-from stylegan_lightning.protocols import AdversarialLoss, CriticPenalty, GeneratorPenalty, Phase
+from stylegan_lightning.networks import Generator, MappingNetwork
+from stylegan_lightning.protocols import AdversarialLoss, CriticPenalty, Discriminator, GeneratorPenalty, Phase
 from stylegan_lightning.schedule import Schedule, ends_tick
 from stylegan_lightning.training.distributed import average_tensors, finish_gradients, mean_over_ranks
 from stylegan_lightning.training.ema import ema_beta, update_ema
@@ -47,7 +48,7 @@ class GAN(L.LightningModule):
 
     def __init__(
         self,
-        G: nn.Module,
+        G: Generator,
         D: nn.Module,
         *,
         loss: AdversarialLoss,
@@ -55,9 +56,9 @@ class GAN(L.LightningModule):
         d_penalties: Mapping[str, CriticPenalty],
         schedule: Schedule,
         style_mixing_prob: float = 0.9,
-        ema: EMASettings = EMASettings(),  # noqa: B008 (frozen)
-        g_adam: AdamSettings = AdamSettings(),  # noqa: B008
-        d_adam: AdamSettings = AdamSettings(),  # noqa: B008
+        ema: EMASettings = EMASettings(),
+        g_adam: AdamSettings = AdamSettings(),
+        d_adam: AdamSettings = AdamSettings(),
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ) -> None:
@@ -73,7 +74,7 @@ class GAN(L.LightningModule):
         self.tick_done = False
         self.means = RunningMeans()
         self.report: dict[str, float] = {}
-        self.objectives = Objectives(G, D, loss, style_mixing_prob, record=self.means.add_mean)
+        self.objectives = Objectives(G, cast(Discriminator, D), loss, style_mixing_prob, record=self.means.add_mean)
         self.phases = build_phases(self.objectives, g_penalties, d_penalties)
         for penalty in g_penalties.values():
             if hasattr(penalty, "reduce_mean"):
@@ -87,7 +88,7 @@ class GAN(L.LightningModule):
         for index, net in enumerate((self.G, self.D)):
             settings = self.adam[index]
             _, betas = lazy_adam_settings(settings.betas, self.intervals(index))
-            fused = next(net.parameters()).device.type == "cuda"
+            fused = next(net.parameters()).device.type in ("cpu", "cuda")
             adam = torch.optim.Adam(net.parameters(), lr=1e-3, betas=betas, eps=settings.eps, fused=fused)
             optimizers.append(adam)
         return optimizers
@@ -105,7 +106,7 @@ class GAN(L.LightningModule):
         for phase in self.phases:
             if self.batches % phase.interval == 0:
                 self._run(phase, stage.g_lr if phase.optimizer == 0 else stage.d_lr, (reals, c, fake_c))
-        average_tensors(m.w_avg for m in self.G.modules() if hasattr(m, "w_avg"))
+        average_tensors(m.w_avg for m in self.G.modules() if isinstance(m, MappingNetwork))
         beta = ema_beta(stage.batch_size, self.nimg, self.ema.kimg, self.ema.rampup)
         update_ema(self.G_ema, self.G, beta)
         before, self.nimg = self.nimg, self.nimg + stage.batch_size

@@ -7,10 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stylegan_lightning.networks import track_running_stats
-from stylegan_lightning.protocols import AdversarialLoss, CriticPenalty, GeneratorPenalty, Phase
+from stylegan_lightning.networks import Generator, track_running_stats
+from stylegan_lightning.protocols import (
+    AdversarialLoss,
+    CriticPenalty,
+    Discriminator,
+    GeneratorPenalty,
+    Phase,
+)
 
 G_OPT, D_OPT = 0, 1
 
@@ -44,8 +50,8 @@ class LatentStream:
 class Objectives:
     """The objectives of one GAN, bound to its networks. `record(name, tensor)` receives what is logged."""
 
-    G: nn.Module
-    D: nn.Module
+    G: Generator
+    D: Discriminator
     loss: AdversarialLoss
     style_mixing_prob: float = 0.0
     stream: LatentStream = field(default_factory=lambda: LatentStream(torch.Generator()))
@@ -123,7 +129,9 @@ def build_phases(
     def d_term(name: str, penalty: CriticPenalty) -> Callable[..., Tensor]:
         return lambda reals, c, fake_c: objectives.critic_penalty(name, penalty, reals, c, fake_c)
 
-    def side(net: str, optimizer: int, main: Callable[..., Tensor], terms: dict[str, tuple[int, Callable]]) -> list[Phase]:
+    def side(
+        net: str, optimizer: int, main: Callable[..., Tensor], terms: dict[str, tuple[int, Callable]]
+    ) -> list[Phase]:
         every = [term for interval, term in terms.values() if interval == 1]
         lazy = [
             Phase(f"{net}/{name}", optimizer, interval, term)

@@ -6,51 +6,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numbers_source import Numbers
 from PIL import Image
 
 from stylegan_lightning.data import cache
-from stylegan_lightning.data.base import ImageError, PreparedDataset
-from stylegan_lightning.data.cache import cache_name, default_cache_dir, prepare, summary_text
+from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.data.cache import cache_name, default_cache_dir, prepare
 from stylegan_lightning.data.image_folder import ImageFolder
+from stylegan_lightning.data.summary import summary_text
 from stylegan_lightning.errors import UserError
-
-
-class Numbers:
-    """Image i is a ramp that starts at i; the listed images are unreadable. Counts and can log its reads."""
-
-    label_names = ("even", "odd")
-    name, resolution, channels = "numbers: ü", 4, 2
-
-    def __init__(self, count=10, bad=(), fingerprint="f", log=None, wait=0.0):
-        self.count, self.bad, self.fingerprint, self.log, self.wait = count, bad, fingerprint, log, wait
-        self.reads = 0
-
-    def __len__(self):
-        return self.count
-
-    def read(self, index):
-        self.reads += 1
-        if self.log:
-            with open(self.log, "a") as file:
-                file.write(f"{index}\n")
-        if self.wait:
-            threading.Event().wait(self.wait)
-        if index in self.bad:
-            raise ImageError(f"file {index} is broken")
-        ramp = np.arange(32, dtype=np.uint8) + np.uint8(index % 200)
-        return ramp.reshape(2, 4, 4)
-
-    def labels(self):
-        return np.eye(2, dtype=np.float32)[np.arange(self.count) % 2]
-
-    def attributes(self):
-        return {"number": np.arange(self.count, dtype=np.float32)}
 
 
 def left_in(folder):
@@ -173,13 +142,11 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
 def test_killed_while_writing_leaves_no_cache(tmp_path):
     """A process that dies by a signal between two images: the next call starts afresh."""
     code = (
-        "import os, signal, sys; sys.path.insert(0, sys.argv[2]); from test_cache import Numbers\n"
+        "import os, signal, sys; sys.path.insert(0, sys.argv[2]); from numbers_source import Numbers\n"
         "from stylegan_lightning.data.cache import prepare\n"
         "prepare(Numbers(200), sys.argv[1], progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60
-    )
+    child = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60)
     assert child.returncode == -9
     assert [n[:5] for n in left_in(tmp_path)] == [".tmp-"]
     source = Numbers(200)
@@ -292,9 +259,7 @@ def test_two_processes_at_once_make_one_cache(tmp_path):
     context = multiprocessing.get_context("fork")  # quick, and nothing in this test has started threads
     barrier, queue = context.Barrier(2), context.Queue()
     folder, log = tmp_path / "c", tmp_path / "log"
-    children = [
-        context.Process(target=_prepare_and_report, args=(folder, log, barrier, queue)) for _ in range(2)
-    ]
+    children = [context.Process(target=_prepare_and_report, args=(folder, log, barrier, queue)) for _ in range(2)]
     for child in children:
         child.start()
     answers = [queue.get(timeout=30) for _ in children]
@@ -347,53 +312,6 @@ def test_prepare_while_a_worker_imports_the_script_is_refused(tmp_path, monkeypa
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(RuntimeError, match="__main__"):
         prepare(Numbers(), tmp_path)
-
-
-# ---- the summary ----
-
-
-def test_mean_and_std_are_exact(tmp_path):
-    data = prepare(Numbers(200, bad=(3,)), tmp_path)
-    pixels = np.asarray(data.images, np.float64)
-    assert data.stats["mean"] == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-12)
-    assert data.stats["std"] == pytest.approx(pixels.std((0, 2, 3)), rel=1e-9)
-
-
-def test_sizes_modes_and_labels_are_counted(tmp_path):
-    for i, (mode, size) in enumerate([("L", (5, 6)), ("RGB", (20, 10)), ("RGB", (20, 10)), ("RGBA", (9, 9))]):
-        (tmp_path / "in" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new(mode, size).save(tmp_path / "in" / "ab"[i % 2] / f"{i}.png")
-    data = prepare(ImageFolder(tmp_path / "in", 4, labels="folders"), tmp_path / "c", mirror=True)
-    assert data.stats["sizes"] == {
-        "distinct": 3,
-        "common": {"20x10": 2, "5x6": 1, "9x9": 1},
-        "min": "5x6",
-        "max": "20x10",
-    }
-    assert data.stats["modes"] == {"RGB": 2, "L": 1, "RGBA": 1}
-    assert data.stats["labels"] == {"a": 2, "b": 2}
-    text = summary_text(data)
-    for words in (
-        "in: 4 images of 3x4x4, with mirrored copies 8",
-        "3 sizes, 5x6 to 20x10",
-        "RGB: 2",
-        "a: 2, b: 2",
-    ):
-        assert words in text
-    assert "skipped" not in text
-
-
-def test_summary_names_ten_skipped_files_then_counts(tmp_path):
-    text = summary_text(prepare(Numbers(20, bad=tuple(range(13))), tmp_path))
-    assert "13 of 20 images cannot be read" in text
-    assert text.count("is broken") == 10 and text.endswith("... and 3 more")
-
-
-def test_summary_of_a_data_set_without_statistics():
-    data = PreparedDataset(
-        np.zeros((3, 1, 4, 4), np.uint8), np.zeros((3, 0), np.float32), name="x", fingerprint=""
-    )
-    assert summary_text(data).splitlines() == ["x: 3 images of 1x4x4", "  labels   none (unconditional)"]
 
 
 def test_options_and_default_directory(tmp_path, monkeypatch):

@@ -205,9 +205,7 @@ def test_transparency_is_composited_over_the_background_exactly():
     assert np.array_equal(out.transpose(1, 2, 0), expected)
     white = pixels(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"), 4)
     assert (white == 255).all()
-    grey = pixels(
-        encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"), 4, channels=1, background="#0000ff"
-    )
+    grey = pixels(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"), 4, channels=1, background="#0000ff")
     assert (grey == grey_of((0, 0, 255))).all()
 
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torchvision.datasets
 from PIL import Image
@@ -131,9 +132,7 @@ def test_real_file_layout_and_pickling(tmp_path):
         header = np.array([0x803, 5, 28, 28], ">u4").tobytes()
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         labels = np.array([3, 0, 9, 9, 1], np.uint8)
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
-            np.array([0x801, 5], ">u4").tobytes() + labels.tobytes()
-        )
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(np.array([0x801, 5], ">u4").tobytes() + labels.tobytes())
     source = TorchvisionImages("fashion_mnist", tmp_path, 32, 1, crop="pad", labels=True, download=False)
     assert len(source) == 5 and source.labels().argmax(1).tolist() == [3, 0, 9, 9, 1]
     assert source.label_names[9] == "Ankle boot"
@@ -142,3 +141,25 @@ def test_real_file_layout_and_pickling(tmp_path):
     copy = pickle.loads(data)
     assert [copy.read(i)[0, 16, 16] for i in range(5)] == [0, 1, 2, 3, 4]
     assert copy.fingerprint == source.fingerprint
+
+
+def test_flowers_in_their_real_file_layout(monkeypatch, tmp_path):
+    """Six tiny pictures and torchvision's own class, whose checksums are left out."""
+    monkeypatch.setattr(torchvision.datasets.Flowers102, "_check_integrity", lambda self: True)
+    folder = tmp_path / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for i in range(1, 7):
+        Image.new("RGB", (16, 8), (30 * i, 0, 0)).save(folder / f"jpg/image_{i:05d}.jpg", quality=100)
+    scipy.io.savemat(folder / "imagelabels.mat", {"labels": [77, 1, 2, 102, 1, 3]})
+    scipy.io.savemat(folder / "setid.mat", {"trnid": [6, 2], "valid": [1, 3], "tstid": [4, 5]})
+    options = {"resolution": 8, "labels": True, "download": False}
+    source = TorchvisionImages("Flowers-102", tmp_path, **options)
+    assert source.name == "flowers102" and len(source) == 2 and len(source.label_names) == 102
+    assert source.labels().argmax(1).tolist() == [2, 0] and source.labels().sum(1).tolist() == [1, 1]
+    everything = TorchvisionImages("flowers102", tmp_path, split="all", **options)
+    assert everything.labels().argmax(1).tolist() == [2, 0, 76, 1, 101, 0]
+    reds = [int(everything.read(i)[0, 4, 4]) for i in range(6)]
+    assert np.allclose(reds, [180, 60, 30, 90, 120, 150], atol=3)
+    assert len({source.fingerprint, everything.fingerprint}) == 2
+    with pytest.raises(UserError, match="split must be one of train, val, test, all"):
+        TorchvisionImages("flowers102", tmp_path, 8, split="valid")

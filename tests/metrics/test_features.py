@@ -176,9 +176,7 @@ def test_download_is_checked_and_goes_to_the_hub_cache(
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value")])
-def test_failed_download_says_what_to_do(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_download_says_what_to_do(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> None:
         raise error
 

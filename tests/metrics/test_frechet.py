@@ -1,62 +1,23 @@
+"""The Fréchet distance between images: known answers, and the statistics of the real ones."""
+
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from torch import Tensor, nn
+from frechet_helpers import ALL, Pixels, dataset, random_images
+from torch import Tensor
 
-from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics import real_stats
 from stylegan_lightning.metrics.features import EfficientNetLite0, FeatureExtractor
-from stylegan_lightning.metrics.frechet import (
-    FrechetDistance,
-    Preset,
-    get_preset,
-    label_sampler,
-    metric_name,
-    quantize,
-)
-
-ALL = Preset("all", num_real=None, num_fake=50, batch_size=16)
-
-
-class Pixels(FeatureExtractor):
-    """Features are the first pixels, so that distances have known answers. Counts the images it sees."""
-
-    def __init__(self, num_features: int = 4, weights_hash: str = "00000000") -> None:
-        super().__init__()
-        self.name, self.num_features, self.weights_hash, self.resize = (
-            "pixels",
-            num_features,
-            weights_hash,
-            "none",
-        )
-        self.seen = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen += len(images)
-        return images.flatten(1)[:, : self.num_features].float()
-
-
-def dataset(
-    images: np.ndarray, fingerprint: str = "f0", c_dim: int = 0, mirror: bool = False
-) -> PreparedDataset:
-    labels = np.eye(max(c_dim, 1), dtype=np.float32)[np.arange(len(images)) % max(c_dim, 1)][:, :c_dim]
-    return PreparedDataset(images, labels, name="test", fingerprint=fingerprint, mirror=mirror)
-
-
-def random_images(n: int, size: int = 2, channels: int = 1, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, channels, size, size), dtype=np.uint8)
+from stylegan_lightning.metrics.frechet import FrechetDistance
 
 
 def gaussian_images(n: int, mean: list[float], std: list[float], seed: int) -> np.ndarray:
@@ -87,29 +48,6 @@ def measure(reals: np.ndarray, fakes: np.ndarray, extractor: FeatureExtractor, b
     return distance.compute()
 
 
-class TinyG(nn.Module):
-    """z -> 2 x 2 grey image through tanh; image i is a function of z_i and c_i alone. Records its calls."""
-
-    z_dim = 4
-
-    def __init__(self, c_dim: int = 0, bad: int | None = None) -> None:
-        super().__init__()
-        self.c_dim, self.bad = c_dim, bad
-        self.dropout = nn.Dropout(0.5)
-        self.labels: list[Tensor] = []
-        self.options: list[tuple[float, str]] = []
-
-    def forward(self, z: Tensor, c: Tensor, *, truncation_psi: float, noise_mode: str) -> Tensor:
-        self.labels.append(c)
-        self.options.append((truncation_psi, noise_mode))
-        img = torch.tanh(self.dropout(z * truncation_psi)).reshape(-1, 1, 2, 2)
-        return (
-            img
-            if self.bad is None
-            else torch.where(torch.arange(len(z))[:, None, None, None] == 0, self.bad, img)
-        )
-
-
 # ----------------------------------------------------------------------------------------- known answers
 
 
@@ -136,9 +74,7 @@ def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     reals, fakes = random_images(300, 8, seed=1), random_images(250, 8, seed=2) // 2 + 20
-    stats = [
-        fid_features_to_statistics(torch.from_numpy(a.reshape(len(a), -1)).double()) for a in (reals, fakes)
-    ]
+    stats = [fid_features_to_statistics(torch.from_numpy(a.reshape(len(a), -1)).double()) for a in (reals, fakes)]
     expected = fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
     assert measure(reals, fakes, Pixels(64)) == pytest.approx(expected, rel=1e-6)
     assert expected > 1000
@@ -243,9 +179,7 @@ def test_cached_statistics_are_not_computed_again(tmp_path: Path) -> None:
 def test_key_changes_with_all_that_decides_the_statistics(change: dict, tmp_path: Path) -> None:
     images = random_images(40)
     FrechetDistance(Pixels(), ALL).set_real(dataset(images), tmp_path)
-    FrechetDistance(Pixels(), dataclasses.replace(ALL, num_real=20, seed=4)).set_real(
-        dataset(images), tmp_path
-    )
+    FrechetDistance(Pixels(), dataclasses.replace(ALL, num_real=20, seed=4)).set_real(dataset(images), tmp_path)
     extractor = Pixels(weights_hash=change.get("weights", "00000000"))
     distance = FrechetDistance(extractor, change.get("preset", ALL))
     distance.set_real(dataset(images, change.get("fingerprint", "f0")), tmp_path)
@@ -258,9 +192,7 @@ def test_key_changes_with_all_that_decides_the_statistics(change: dict, tmp_path
 def test_key_does_not_change_with_the_rest(change: dict, tmp_path: Path) -> None:
     FrechetDistance(Pixels(), ALL).set_real(dataset(random_images(40)), tmp_path)
     extractor = Pixels()
-    FrechetDistance(extractor, dataclasses.replace(ALL, **change)).set_real(
-        dataset(random_images(40)), tmp_path
-    )
+    FrechetDistance(extractor, dataclasses.replace(ALL, **change)).set_real(dataset(random_images(40)), tmp_path)
     assert extractor.seen == 0
 
 
@@ -302,10 +234,7 @@ def test_of_several_runs_one_computes(tmp_path: Path) -> None:
 
     extractors = [Slow() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        jobs = [
-            pool.submit(real_stats.real_sums, dataset(random_images(40)), e, ALL, tmp_path)
-            for e in extractors
-        ]
+        jobs = [pool.submit(real_stats.real_sums, dataset(random_images(40)), e, ALL, tmp_path) for e in extractors]
         sums = [job.result() for job in jobs]
     assert sorted(e.seen for e in extractors) == [0, 0, 40]
     assert all(torch.equal(s.outer, sums[0].outer) for s in sums)
@@ -330,9 +259,7 @@ def test_mirrored_reals_are_the_images_and_their_mirror_images() -> None:
             sums = real_stats.compute_sums(data, Pixels(), preset)
             flat = expected.reshape(len(expected), -1).astype(np.float64)
             assert sums.count == len(expected)
-            assert np.array_equal(sums.sum.numpy(), flat.sum(0)) and np.array_equal(
-                sums.outer.numpy(), flat.T @ flat
-            )
+            assert np.array_equal(sums.sum.numpy(), flat.sum(0)) and np.array_equal(sums.outer.numpy(), flat.T @ flat)
 
 
 def test_subset_is_drawn_without_repetition_by_the_seed() -> None:
@@ -353,169 +280,3 @@ def test_reset_keeps_the_reals() -> None:
     distance.reset()
     distance.update_fake(fakes)
     assert distance.compute() == first
-
-
-# --------------------------------------------------------------------------------------------- generators
-
-
-def evaluate(
-    G: nn.Module, preset: Preset = ALL, data: PreparedDataset | None = None, **options
-) -> FrechetDistance:
-    distance = FrechetDistance(Pixels(), preset)
-    data = data or dataset(random_images(40), c_dim=G.c_dim)
-    distance.set_real(data)
-    distance.evaluate_generator(G, label_sampler(data) if G.c_dim else None, **options)
-    return distance
-
-
-def test_value_does_not_depend_on_the_batch_size() -> None:
-    values = [evaluate(TinyG(), dataclasses.replace(ALL, batch_size=b)).result().value for b in (50, 7, 1)]
-    assert values == pytest.approx([values[0]] * 3, rel=1e-9) and values[0] > 0
-
-
-def test_exactly_num_fake_images_with_the_presets_options() -> None:
-    G = TinyG()
-    result = evaluate(G, dataclasses.replace(ALL, num_fake=51, truncation_psi=0.5)).result()
-    assert sum(len(c) for c in G.labels) == result.num_fake == 51 and result.num_real == 40
-    assert set(G.options) == {(0.5, "const")}
-
-
-def test_seed_and_truncation_change_the_value() -> None:
-    presets = [ALL, dataclasses.replace(ALL, seed=1), dataclasses.replace(ALL, truncation_psi=0.5)]
-    assert len({evaluate(TinyG(), p).result().value for p in presets}) == 3
-    assert len({p.key() for p in presets}) == 3
-
-
-def test_labels_come_from_the_data_set() -> None:
-    G = TinyG(c_dim=3)
-    images = random_images(40)
-    data = dataset(images, c_dim=3)
-    data.targets[:] = 0
-    data.targets[:30, 0] = data.targets[30:, 2] = 1  # class 1 does not occur
-    evaluate(G, dataclasses.replace(ALL, num_fake=400), data)
-    share = torch.cat(G.labels).mean(0)
-    assert share[1] == 0 and share[0] == pytest.approx(0.75, abs=0.08) and float(share.sum()) == 1
-    again = TinyG(c_dim=3)
-    evaluate(again, dataclasses.replace(ALL, num_fake=400, batch_size=9), data)
-    assert torch.equal(torch.cat(again.labels), torch.cat(G.labels))
-
-
-def test_global_random_state_mode_and_gradients_are_left_alone() -> None:
-    G = TinyG().train()
-    G.dropout.eval()
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    evaluate(G)
-    assert torch.equal(before, torch.get_rng_state()) and np.array_equal(
-        numpy_before, np.random.get_state()[1]
-    )
-    assert G.training and not G.dropout.training
-
-
-def test_usable_inside_inference_mode_and_afterwards_outside() -> None:
-    with torch.inference_mode():
-        distance = FrechetDistance(Pixels(), ALL)
-        distance.set_real(dataset(random_images(40)))
-        inside = distance.evaluate_generator(TinyG())
-    distance.update_fake(torch.from_numpy(random_images(9)))  # in place, which inference tensors refuse
-    assert distance.compute() != inside
-    distance.set_real(dataset(random_images(40)))
-    assert distance.evaluate_generator(TinyG()) == inside
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_images_that_are_not_finite_give_nan(bad: float) -> None:
-    with pytest.warns(UserWarning, match="fd_pixels is NaN"):
-        result = evaluate(TinyG(bad=bad)).result()
-    assert result.value != result.value and result.num_fake == 50
-    distance = FrechetDistance(Pixels(), ALL)
-    distance.set_real(dataset(random_images(40)))
-    with pytest.warns(UserWarning, match="NaN"):
-        distance.evaluate_generator(TinyG(bad=bad))
-    assert distance.evaluate_generator(TinyG()) > 0  # the next one is not affected
-
-
-def test_constant_images_have_a_finite_distance() -> None:
-    G = TinyG(bad=0)
-    G.forward = lambda z, c, **_: torch.zeros(len(z), 1, 2, 2)  # type: ignore[method-assign]
-    assert 0 < evaluate(G).result().value < float("inf")
-
-
-def test_quantize_is_nvidias() -> None:
-    x = torch.tensor([-2.0, -1.0, -1.0 + 0.9 / 127.5, 0.0, 1.0 / 127.5, 1.0, 3.0])
-    assert quantize(x).tolist() == [0, 0, 1, 128, 129, 255, 255]
-
-
-# ------------------------------------------------------------------------------------------- several ranks
-
-
-def _run_rank(rank: int, world: int, folder: str, num_fake: int) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
-    warnings.simplefilter("ignore")
-    extractor = Pixels()
-    distance = FrechetDistance(extractor, dataclasses.replace(ALL, num_fake=num_fake))
-    distance.set_real(dataset(random_images(40)), folder)
-    real_seen = extractor.seen
-    value = distance.evaluate_generator(TinyG())
-    fake_seen, counted = extractor.seen - real_seen, distance.result().num_fake
-    bad = distance.evaluate_generator(TinyG(bad=float("nan") if rank == 1 else None))
-    again = distance.evaluate_generator(TinyG())
-    np.save(f"{folder}/{rank}.npy", [value, bad, again, real_seen, fake_seen, counted])
-    torch.distributed.destroy_process_group()
-
-
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    """51 images, so that the ranks have 26 and 25; NaN on one rank reaches both and does not stay."""
-    mp.spawn(_run_rank, (2, str(tmp_path), 51), nprocs=2)
-    single = evaluate(TinyG(), dataclasses.replace(ALL, num_fake=51)).result().value
-    for rank in range(2):
-        value, bad, again, real_seen, fake_seen, counted = np.load(tmp_path / f"{rank}.npy")
-        assert value == again == pytest.approx(single, rel=1e-9) and np.isnan(bad)
-        assert (real_seen, fake_seen, counted) == [(40, 26, 51), (0, 25, 51)][rank]
-
-
-# ------------------------------------------------------------------------------------- names and messages
-
-
-def test_names_and_record() -> None:
-    result = evaluate(TinyG()).result().as_dict()
-    assert metric_name(EfficientNetLite0()) == "fd_efflite0"
-    inception = Pixels()
-    inception.name = "inception"
-    assert metric_name(inception) == "fid"
-    assert result["metric"] == "fd_pixels" and result["preset_key"] == ALL.key()
-    assert result["torch_version"] == torch.__version__ and result["weights_hash"] == "00000000"
-
-
-def test_presets_and_their_messages() -> None:
-    full = get_preset("fid50k_full")
-    assert (full.num_real, full.num_fake, full.mirror_real, full.truncation_psi) == (None, 50_000, False, 1.0)
-    with pytest.raises(UserError, match="Did you mean 'fid50k_full'"):
-        get_preset("fid50kfull")
-    with pytest.raises(UserError, match="num_fake must be at least 2; got 1"):
-        dataclasses.replace(ALL, num_fake=1)
-
-
-def test_misuse_is_explained() -> None:
-    distance = FrechetDistance(Pixels(), ALL)
-    with pytest.raises(UserError, match="nothing has been computed"):
-        distance.result()
-    distance.update_fake(torch.from_numpy(random_images(5)))
-    with pytest.raises(UserError, match="set_real before compute"):
-        distance.compute()
-    with pytest.raises(UserError, match="at least 2 real images; test has 1"):
-        distance.set_real(dataset(random_images(1)))
-    distance.set_real(dataset(random_images(9)))
-    assert distance.compute() > 0
-    distance.reset()
-    with pytest.raises(UserError, match="at least 2 generated images; got 0"):
-        distance.compute()
-    with pytest.raises(UserError, match="label sampler"):
-        distance.evaluate_generator(TinyG(c_dim=3))
-    with pytest.raises(UserError, match=r"\[N, 3\]; the data set gives \[50, 2\]"):
-        distance.evaluate_generator(TinyG(c_dim=3), label_sampler(dataset(random_images(9), c_dim=2)))
-    with pytest.raises(UserError, match=r"mirror=False, not of .*mirror=True"):
-        distance.evaluate_generator(TinyG(), preset=dataclasses.replace(ALL, mirror_real=True))

@@ -1,0 +1,31 @@
+"""Measure and sample checkpoints. `python evaluate.py ckpt=runs/NAME` is all that is needed."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from stylegan_lightning import launch
+from stylegan_lightning.config_checks import check_evaluation
+from stylegan_lightning.evaluation import evaluate_all, table
+
+CONF = Path(__file__).parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(cfg: DictConfig) -> float | None:
+    """Returns the first value, for sweeps."""
+    with launch.messages_for_users():
+        check_evaluation(cfg)
+        launch.prepare_process(cfg)
+        out_dir = Path(HydraConfig.get().runtime.output_dir)
+        records = evaluate_all(cfg, out_dir)
+        print(table(records))
+        print(f"details and sample grids: {launch.shorter(out_dir)}")
+        values = [m["value"] for r in records for m in r["metrics"]]
+        return values[0] if values else None
+
+
+if __name__ == "__main__":
+    launch.entry_point(main, CONF, "evaluate")

@@ -1,0 +1,137 @@
+"""Whole processes: signals, sudden death, what W&B recorded, two ranks, help."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from stylegan_lightning.training.checkpoint import read_checkpoint
+from tests.conftest import ROOT, command_environment, read_rows
+from tests.test_train import assert_same_training
+
+
+def start(cache: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=ROOT,
+        env=command_environment(cache),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if condition():
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"did not happen in time:\n{process.communicate()}")
+
+
+LONG = ("schedule.total_kimg=1000", "logger=csv")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_the_run_goes_on_exactly(tiny, tmp_path, shared_cache, command, number):
+    r = tmp_path / "r"
+    process = start(shared_cache, *tiny, *LONG, f"run_dir={r}")
+    wait_for((r / "checkpoints/last.ckpt").exists, process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Stopped at" in out and f"resume={r}" in out and number.name in err and "Traceback" not in err
+    stopped = read_checkpoint(r / "checkpoints/last.ckpt")["progress"]["nimg"]
+    total = f"schedule.total_kimg={(stopped + 40) / 1000}"
+    command("train.py", f"resume={r}", total)
+    command("train.py", *tiny, "logger=csv", total, f"run_dir={tmp_path}/straight")
+    assert_same_training(r / "checkpoints/last.ckpt", tmp_path / "straight/checkpoints/last.ckpt")
+
+
+def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tiny, tmp_path, shared_cache, command):
+    r = tmp_path / "r"
+    process = start(shared_cache, *tiny, *LONG, "schedule.tick_kimg=0.008", f"run_dir={r}")
+    wait_for((r / "checkpoints/last.ckpt").exists, process)
+    # saves follow each other every few milliseconds now: stop while a temporary file is being written
+    wait_for(lambda: any((r / "checkpoints").glob("*.tmp")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    nimg = read_checkpoint(r / "checkpoints/last.ckpt")["progress"]["nimg"]
+    command("train.py", f"resume={r}", f"schedule.total_kimg={(nimg + 16) / 1000}")
+    assert read_checkpoint(r / "checkpoints/last.ckpt")["progress"]["nimg"] == nimg + 16
+    kimg = [float(row["progress/kimg"]) for row in read_rows(r / "metrics.csv")]
+    assert kimg == sorted(set(kimg))
+
+
+def _wandb(*arguments: str) -> str:
+    exe = shutil.which("wandb", path=str(Path(sys.executable).parent)) or shutil.which("wandb")
+    assert exe, "wandb is a dependency"
+    env = {**os.environ, "WANDB_MODE": "offline"}
+    return subprocess.run([exe, *arguments], capture_output=True, text=True, check=True, env=env, timeout=120).stdout
+
+
+def test_what_wandb_recorded(run, tiny, tmp_path):
+    arguments = [a for a in tiny if a != "metrics=none"]
+    done = run("train.py", *arguments, "metrics.num_fake=16", f"run_dir={tmp_path}/r", "name=my run")
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "r/wandb").glob("offline-run-*")
+    records = [json.loads(line) for line in _wandb("leet", "inspect", "--json", str(folder)).splitlines() if line]
+    rows = [r["history"]["item"] for r in records if r["type"] == "history"]
+    assert [row["progress/kimg"] for row in rows] == [0, 0.032, 0.064]
+    for key in (
+        "loss/G",
+        "loss/D",
+        "penalty/r1",
+        "penalty/pl",
+        "logits/real",
+        "speed/img_per_s",
+        "memory/cpu_gib",
+    ):
+        assert key in rows[-1], key
+    assert "metric/fd_efflite0" in rows[0] and rows[-1]["samples/fakes"]["_type"] == "image-file"
+    assert "samples/reals" in rows[0]
+    text = json.dumps(records)
+    assert '"my run"' in text and "channel_base" in text
+    metrics = [r["metric"] for r in records if r["type"] == "metric"]
+    assert any(m.get("step_metric", m.get("stepMetric")) == "progress/kimg" for m in metrics), metrics
+    pictures = sorted((folder / "files/media/images/samples").glob("fakes_*.png"))
+    from PIL import Image
+
+    stored = sorted((tmp_path / "r/samples").glob("fakes_*.png"))
+    assert {Image.open(p).tobytes() for p in pictures} == {Image.open(p).tobytes() for p in stored}
+
+
+def test_help_and_config_are_readable(command):
+    text = command("train.py", "--help").stdout
+    for word in ("python train.py", "experiment", "model", "resume=", "data: "):
+        assert word in text
+    config = command("train.py", "--cfg", "job", "--resolve").stdout
+    assert "total_kimg" in config and "${" not in config
+
+
+def test_two_ranks_equal_one_process_with_the_whole_batch(tiny, tmp_path, command):
+    """All phases, R1 and path length included; without noise, which each rank draws for itself."""
+    options = [
+        *tiny, "logger=csv", "model.use_noise=false", "model.mbstd_group_size=1",
+        "model.pl_interval=2", "model.r1_interval=2",
+        "schedule.total_kimg=0.032", "trainer=cpu",
+    ]  # fmt: skip
+    command("train.py", *options, f"run_dir={tmp_path}/one")
+    command("train.py", *options, "trainer.devices=2", f"run_dir={tmp_path}/two")
+    one, two = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-4, msg=name)
+    assert len(list((tmp_path / "two/samples").glob("fakes_*.png"))) == 2
