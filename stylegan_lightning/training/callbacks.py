@@ -22,6 +22,7 @@ from tqdm import tqdm
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.imaging import image_grid, save_png, to_uint8
 from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
+from stylegan_lightning.networks import Generator
 from stylegan_lightning.training.csv_logger import KIMG
 from stylegan_lightning.training.distributed import sum_over_ranks, world_size
 from stylegan_lightning.training.module import GAN

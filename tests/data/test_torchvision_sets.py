@@ -1,6 +1,7 @@
 """The named sets, with stand-ins for torchvision's classes and one real file layout."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_flowers_in_their_real_file_layout(monkeypatch, tmp_path):
         Image.new("RGB", (16, 8), (30 * i, 0, 0)).save(folder / f"jpg/image_{i:05d}.jpg", quality=100)
     scipy.io.savemat(folder / "imagelabels.mat", {"labels": [77, 1, 2, 102, 1, 3]})
     scipy.io.savemat(folder / "setid.mat", {"trnid": [6, 2], "valid": [1, 3], "tstid": [4, 5]})
-    options = {"resolution": 8, "labels": True, "download": False}
+    options: dict[str, Any] = {"resolution": 8, "labels": True, "download": False}
     source = TorchvisionImages("Flowers-102", tmp_path, **options)
     assert source.name == "flowers102" and len(source) == 2 and len(source.label_names) == 102
     assert source.labels().argmax(1).tolist() == [2, 0] and source.labels().sum(1).tolist() == [1, 1]

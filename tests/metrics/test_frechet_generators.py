@@ -32,7 +32,7 @@ class TinyG(nn.Module):
 
     z_dim = 4
 
-    def __init__(self, c_dim: int = 0, bad: int | None = None) -> None:
+    def __init__(self, c_dim: int = 0, bad: float | None = None) -> None:
         super().__init__()
         self.c_dim, self.bad = c_dim, bad
         self.dropout = nn.Dropout(0.5)
@@ -89,12 +89,16 @@ def test_labels_come_from_the_data_set() -> None:
     assert torch.equal(torch.cat(again.labels), torch.cat(G.labels))
 
 
+def _numpy_state() -> np.ndarray:
+    return np.random.get_state(legacy=False)["state"]["key"].copy()
+
+
 def test_global_random_state_mode_and_gradients_are_left_alone() -> None:
     G = TinyG().train()
     G.dropout.eval()
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, numpy_before = torch.get_rng_state(), _numpy_state()
     evaluate(G)
-    assert torch.equal(before, torch.get_rng_state()) and np.array_equal(numpy_before, np.random.get_state()[1])
+    assert torch.equal(before, torch.get_rng_state()) and np.array_equal(numpy_before, _numpy_state())
     assert G.training and not G.dropout.training
 
 
