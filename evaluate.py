@@ -13,7 +13,7 @@ from stylegan_lightning.evaluation import evaluate_all, table
 CONF = Path(__file__).parent / "conf"
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> float | None:
     """Returns the first value, for sweeps."""
     with launch.messages_for_users():

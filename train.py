@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning import builders, launch
+from stylegan_lightning import trainer as parts
 from stylegan_lightning.config_checks import check_run
 from stylegan_lightning.data.datamodule import StageDataModule
 from stylegan_lightning.data.summary import summary_text
@@ -29,15 +30,15 @@ def train(cfg: DictConfig) -> float | None:
     launch.announce(cfg, module, summary_text(dataset))
 
     data = StageDataModule(dataset, schedule, cfg.seed, cfg.data.num_workers)
-    callbacks = launch.default_callbacks(cfg, run_dir, dataset, distance)
-    loggers = launch.build_loggers(cfg, run_dir, launch.kimg_of(resume))
-    trainer = launch.build_trainer(cfg, run_dir, callbacks, loggers)
+    callbacks = parts.default_callbacks(cfg, run_dir, dataset, distance)
+    loggers = parts.build_loggers(cfg, run_dir, launch.kimg_of(resume))
+    trainer = parts.build_trainer(cfg, run_dir, callbacks, loggers)
     OmegaConf.save(builders.to_plain(cfg), run_dir / "config.yaml")
     launch.fit(trainer, module, data, resume, run_dir)
     return next(c for c in callbacks if isinstance(c, Checkpoints)).best_value
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     with launch.messages_for_users():
         return train(cfg)

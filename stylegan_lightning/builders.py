@@ -112,6 +112,20 @@ def build_distance(cfg: DictConfig) -> FrechetDistance | None:
     return FrechetDistance(load_extractor(metrics.extractor, metrics.weights_path), preset)
 
 
+_COPIES = {
+    "schedule.total_kimg": ("schedule.object.total_kimg",),
+    "data.path": ("data.source.path", "data.source.root"),
+}
+
+
+def change(cfg: DictConfig, key: str, value: Any) -> None:
+    """Sets `key` in a resolved configuration, and the places that were interpolations of it."""
+    OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    for copy in _COPIES.get(key, ()):
+        if OmegaConf.select(cfg, copy, default=None) is not None:
+            OmegaConf.update(cfg, copy, value)
+
+
 def cache_dir(cfg: DictConfig) -> Path:
     return Path(cfg.cache_dir).expanduser() if cfg.cache_dir else default_cache_dir()
 

@@ -64,7 +64,7 @@ def training_data(candidate: Candidate, data_path: str | None) -> PreparedDatase
             raise UserError(
                 f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
             )
-        cfg.data.path = cfg.data.source["path" if "path" in cfg.data.source else "root"] = data_path
+        builders.change(cfg, "data.path", data_path)
     dataset = builders.build_dataset(cfg)
     if dataset.c_dim != candidate.G.c_dim:
         raise UserError(

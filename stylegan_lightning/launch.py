@@ -1,4 +1,4 @@
-"""What surrounds a run: errors as messages, resuming, devices, loggers, and the lines printed at the end."""
+"""What surrounds a run: errors as messages, resuming, settings of the process, the lines printed at the end."""
 
 from __future__ import annotations
 
@@ -17,32 +17,16 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from stylegan_lightning.builders import cache_dir, checkpoint_config, load_weights, to_plain
-from stylegan_lightning.config_checks import check_batch_over_ranks, check_overrides
-from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.builders import change, checkpoint_config, load_weights
+from stylegan_lightning.config_checks import check_overrides
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.frechet import FrechetDistance
-from stylegan_lightning.training.callbacks import (
-    Distance,
-    GracefulStop,
-    KimgProgress,
-    ReportLogger,
-    SampleGrid,
-    TickStats,
-)
-from stylegan_lightning.training.checkpoint import (
-    Checkpoints,
-    WholeFileCheckpointIO,
-    find_checkpoint,
-    read_checkpoint,
-)
-from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
-from stylegan_lightning.training.distributed import PhaseDDPStrategy
+from stylegan_lightning.training.callbacks import GracefulStop
+from stylegan_lightning.training.checkpoint import Checkpoints, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.module import GAN
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
@@ -72,6 +56,9 @@ def messages_for_users() -> Iterator[None]:
         if error.errno not in _DISK or os.environ.get("HYDRA_FULL_ERROR"):
             raise
         message = f"cannot write {error.filename or ''}: {error.strerror}. Free some space or set run_dir=... elsewhere"
+    except KeyboardInterrupt:
+        print("\nstopped before training began; nothing was lost", file=sys.stderr)
+        raise SystemExit(130) from None
     else:
         return
     with contextlib.suppress(ValueError, OSError):
@@ -86,12 +73,12 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
     overrides = [a for a in arguments if not a.startswith("-")]
     with messages_for_users():
         check_overrides(conf_dir, config_name, overrides)
-        place = _given(overrides, "resume") and str(_run_dir_of(find_checkpoint(str(_given(overrides, "resume")))))
-        place = _given(overrides, "run_dir") or place
+        place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
+        if resume and not place:
+            place = str(_run_dir_of(find_checkpoint(str(resume))))
+            sys.argv.append("run_dir='" + place.replace("'", "\\'") + "'")
         if place:
             _check_writable(Path(str(place)).expanduser())
-            if not any(a.startswith(("run_dir=", "hydra.run.dir=")) for a in overrides):
-                sys.argv.append(f"run_dir='{place}'")
     main()
 
 
@@ -130,7 +117,7 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
         if not any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE):
             refused.append(key)
         elif key not in ("resume", "run_dir"):
-            OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+            change(saved, key, OmegaConf.select(cfg, key))
     if refused:
         raise UserError(
             f"resume continues a run with its own configuration, which keeps {', '.join(refused)} as it was; leave "
@@ -182,114 +169,6 @@ def show_progress(what: str) -> Callable[[int, int], None]:
             bar[0].close()
 
     return update
-
-
-def default_callbacks(
-    cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, distance: FrechetDistance | None
-) -> list[Callback]:
-    """In the order in which a tick needs them: statistics, measurements, pictures, logging, saving."""
-    samples = cfg.callbacks.samples
-    grid = SampleGrid(
-        run_dir / "samples",
-        dataset,
-        rows=samples.rows,
-        columns=samples.columns,
-        every_ticks=samples.every_ticks,
-        truncation_psi=samples.truncation_psi,
-        seed=samples.seed,
-    )
-    metric = None
-    if distance is not None:
-        metric = Distance(distance, dataset, cache_dir(cfg) / "statistics", cfg.metrics.every_ticks)
-    key = metric.key if metric else None
-    return [
-        GracefulStop(),
-        TickStats(),
-        *([metric] if metric else []),
-        grid,
-        ReportLogger(grid),
-        KimgProgress(key),
-        Checkpoints(run_dir / "checkpoints", cfg.callbacks.checkpoint.every_ticks, key),
-    ]
-
-
-def build_loggers(cfg: DictConfig, run_dir: Path, start_kimg: float) -> list[Logger]:
-    """metrics.csv always; Weights & Biases and TensorBoard as chosen. x is kimg everywhere."""
-    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", start_kimg)]
-    if cfg.logger.get("tensorboard"):
-        if not _has("tensorboard"):
-            raise UserError(
-                'logger=tensorboard needs the package tensorboard: pip install "stylegan_lightning[tensorboard]"'
-            )
-        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
-    if cfg.logger.get("wandb"):
-        loggers.append(_wandb_logger(cfg, run_dir))
-    return loggers
-
-
-def _has(package: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(package) is not None
-
-
-def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
-    import wandb
-
-    logger = WandbLogger(
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        group=cfg.logger.group,
-        tags=list(cfg.logger.tags),
-        name=cfg.name,
-        id=cfg.run_id,
-        resume="allow",
-        save_dir=run_dir,
-        offline=cfg.logger.mode == "offline",
-        config=to_plain(cfg),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        try:
-            run = logger.experiment
-        except wandb.errors.Error as error:
-            raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
-        run.define_metric(KIMG)
-        run.define_metric("*", step_metric=KIMG)
-    return logger
-
-
-def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
-    devices = cfg.trainer.devices
-    alone = devices in (1, "1") and cfg.trainer.num_nodes == 1
-    try:
-        trainer = L.Trainer(
-            accelerator=cfg.trainer.accelerator,
-            devices=devices,
-            num_nodes=cfg.trainer.num_nodes,
-            strategy="auto" if alone else PhaseDDPStrategy(process_group_backend=_backend()),
-            max_epochs=-1,
-            logger=loggers,
-            callbacks=callbacks,
-            plugins=[WholeFileCheckpointIO()],
-            default_root_dir=run_dir,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            log_every_n_steps=10**9,
-        )
-    except (L.pytorch.utilities.exceptions.MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(
-            f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={devices} cannot be had: {error}"
-        ) from error
-    check_batch_over_ranks(cfg.schedule.batch_size, cfg.model.mbstd_group_size, trainer.world_size)
-    return trainer
-
-
-def _backend() -> str | None:
-    return None if torch.cuda.is_available() else "gloo"
 
 
 def load_initial_weights(module: GAN, path: str) -> None:

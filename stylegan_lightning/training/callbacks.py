@@ -256,7 +256,7 @@ class KimgProgress(ProgressBar):
 
     def _text(self, gan: GAN) -> str:
         report, done = gan.report, gan.nimg - self._start_nimg
-        left = (time.perf_counter() - self._started) / max(done, 1) * (gan.schedule.total_nimg - gan.nimg)
+        left = (time.perf_counter() - self._started) / max(done, 1) * max(gan.schedule.total_nimg - gan.nimg, 0)
         parts = [f"{report['speed/img_per_s']:.0f} img/s", f"{_duration(left)} left"]
         parts += [f"{key} {report[key]:.3f}" for key in ("loss/G", "loss/D") if key in report]
         if self.metric_key and self._value == self._value:

@@ -98,6 +98,10 @@ class GAN(L.LightningModule):
             torch.Generator(self.device), self.trainer.global_rank, self.trainer.world_size
         )
 
+    def on_train_start(self) -> None:
+        if self.nimg >= self.schedule.total_nimg:  # nothing left: an empty loader would be asked again forever
+            self.trainer.should_stop = True
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         img, c, fake_c = batch
         stage = self.schedule.at(self.nimg)

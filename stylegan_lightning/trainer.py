@@ -1,0 +1,137 @@
+"""The Lightning Trainer of a run and what hangs on it: callbacks, loggers, strategy."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
+
+from stylegan_lightning.builders import cache_dir, to_plain
+from stylegan_lightning.config_checks import check_batch_over_ranks
+from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.errors import UserError
+from stylegan_lightning.metrics.frechet import FrechetDistance
+from stylegan_lightning.training.callbacks import (
+    Distance,
+    GracefulStop,
+    KimgProgress,
+    ReportLogger,
+    SampleGrid,
+    TickStats,
+)
+from stylegan_lightning.training.checkpoint import Checkpoints, WholeFileCheckpointIO
+from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
+from stylegan_lightning.training.distributed import PhaseDDPStrategy
+
+
+def default_callbacks(
+    cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, distance: FrechetDistance | None
+) -> list[Callback]:
+    """In the order in which a tick needs them: statistics, measurements, pictures, logging, saving."""
+    samples = cfg.callbacks.samples
+    grid = SampleGrid(
+        run_dir / "samples",
+        dataset,
+        rows=samples.rows,
+        columns=samples.columns,
+        every_ticks=samples.every_ticks,
+        truncation_psi=samples.truncation_psi,
+        seed=samples.seed,
+    )
+    metric = None
+    if distance is not None:
+        metric = Distance(distance, dataset, cache_dir(cfg) / "statistics", cfg.metrics.every_ticks)
+    key = metric.key if metric else None
+    return [
+        GracefulStop(),
+        TickStats(),
+        *([metric] if metric else []),
+        grid,
+        ReportLogger(grid),
+        KimgProgress(key),
+        Checkpoints(run_dir / "checkpoints", cfg.callbacks.checkpoint.every_ticks, key),
+    ]
+
+
+def build_loggers(cfg: DictConfig, run_dir: Path, start_kimg: float) -> list[Logger]:
+    """metrics.csv always; Weights & Biases and TensorBoard as chosen. x is kimg everywhere."""
+    loggers: list[Logger] = [MetricsCSV(run_dir / "metrics.csv", start_kimg)]
+    if cfg.logger.get("tensorboard"):
+        if not _has("tensorboard"):
+            raise UserError(
+                'logger=tensorboard needs the package tensorboard: pip install "stylegan_lightning[tensorboard]"'
+            )
+        loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
+    if cfg.logger.get("wandb"):
+        loggers.append(_wandb_logger(cfg, run_dir))
+    return loggers
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
+    import wandb
+
+    logger = WandbLogger(
+        project=cfg.logger.project,
+        entity=cfg.logger.entity,
+        group=cfg.logger.group,
+        tags=list(cfg.logger.tags),
+        name=cfg.name,
+        id=cfg.run_id,
+        resume="allow",
+        save_dir=run_dir,
+        offline=cfg.logger.mode == "offline",
+        config=to_plain(cfg),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        try:
+            run = logger.experiment
+        except wandb.errors.Error as error:
+            raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
+        run.define_metric(KIMG)
+        run.define_metric("*", step_metric=KIMG)
+    return logger
+
+
+def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
+    devices = cfg.trainer.devices
+    alone = devices in (1, "1") and cfg.trainer.num_nodes == 1
+    try:
+        trainer = L.Trainer(
+            accelerator=cfg.trainer.accelerator,
+            devices=devices,
+            num_nodes=cfg.trainer.num_nodes,
+            strategy="auto" if alone else PhaseDDPStrategy(process_group_backend=_backend()),
+            max_epochs=-1,
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=[WholeFileCheckpointIO()],
+            default_root_dir=run_dir,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            log_every_n_steps=10**9,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(
+            f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={devices} cannot be had: {error}"
+        ) from error
+    check_batch_over_ranks(cfg.schedule.batch_size, cfg.model.mbstd_group_size, trainer.world_size)
+    return trainer
+
+
+def _backend() -> str | None:
+    return None if torch.cuda.is_available() else "gloo"
