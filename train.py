@@ -19,6 +19,7 @@ def train(cfg: DictConfig) -> float | None:
     """One run; returns the best value of the metric (for sweeps)."""
     cfg, run_dir, resume = launch.start_config(cfg)
     check_run(cfg)
+    parts.check_devices(cfg)
     launch.prepare_process(cfg)
     distance = builders.build_distance(cfg)
     dataset = builders.build_dataset(cfg, launch.show_progress("preparing images"))

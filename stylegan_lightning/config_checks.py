@@ -34,19 +34,26 @@ def check_overrides(conf_dir: Path, config_name: str, arguments: Sequence[str]) 
     overrides, problems = [], []
     for argument in arguments:
         try:
-            overrides.append(OverridesParser.create().parse_override(argument))
+            override = OverridesParser.create().parse_override(argument)
         except HydraException as error:
             problems.append(f"{argument!r} cannot be read as KEY=VALUE: {str(error).splitlines()[0]}")
+            continue
+        if override.key_or_group:
+            overrides.append(override)
+        else:
+            problems.append(f"{argument!r} cannot be read as KEY=VALUE: the key is missing")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         groups = [o for o in overrides if _is_group(loader, o)]
         problems += [p for o in groups if (p := _group_problem(loader, o))]
         valid = [str(o.input_line) for o in groups if not _group_problem(loader, o) and not o.is_sweep_override()]
-        if not problems or len(valid) == len(groups):
-            base = compose(config_name, valid, return_hydra_config=True)
-            keys = _all_keys(base)
-            problems += [p for o in overrides if o not in groups and (p := _key_problem(o, keys, loader)) is not None]
+        base = compose(config_name, valid, return_hydra_config=True)
+        keys = _all_keys(base)
+        # keys below a group whose choice is unknown cannot be judged
+        lost = {o.key_or_group for o in groups if o.input_line not in valid}
+        values = [o for o in overrides if o not in groups and o.key_or_group.split(".")[0] not in lost]
+        problems += [p for o in values if (p := _key_problem(o, keys, loader)) is not None]
     raise_together(problems)
 
 

@@ -69,8 +69,7 @@ def messages_for_users() -> Iterator[None]:
 
 def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> None:
     """Checks the command line before Hydra creates anything, then hands over to Hydra."""
-    arguments = sys.argv[1:]
-    overrides = [a for a in arguments if not a.startswith("-")]
+    overrides = _overrides(sys.argv[1:])
     with messages_for_users():
         check_overrides(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
@@ -80,6 +79,28 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
         if place:
             _check_writable(Path(str(place)).expanduser())
     main()
+
+
+_TAKES_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--config-dir",
+    "-cd",
+    "--info",
+    "-i",
+}
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    """The KEY=VALUE part of a command line, without Hydra's own flags and their values."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [a for before, a in pairs if not a.startswith("-") and before not in _TAKES_VALUE]
 
 
 def _given(overrides: Sequence[str], key: str) -> Any:
@@ -231,7 +252,7 @@ def closing_lines(trainer: L.Trainer, module: GAN, run_dir: Path, interrupted: s
         lines.append(f"  train on     python train.py resume={shown} schedule.total_kimg={further:g}")
     lines.append(f"  evaluate     python evaluate.py ckpt={shown / 'checkpoints' / checkpoint}.ckpt")
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and getattr(logger, "_offline", False):
+        if isinstance(logger, WandbLogger) and logger.experiment.offline:
             lines.append(f"  upload       wandb sync {shorter(Path(logger.experiment.dir).parent)}")
     return "\n".join(lines)
 

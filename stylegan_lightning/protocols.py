@@ -12,6 +12,9 @@ NoiseMode = Literal["random", "const", "none"]
 Critic = Callable[[Tensor], Tensor]
 """A discriminator with labels (and augmentation) bound: img [N, C, H, W] -> logits [N, 1]."""
 
+Draw = Callable[[Tensor], Tensor]
+"""Standard normal numbers of the shape of its argument."""
+
 
 class Mapping(Protocol):
     """z [N, z_dim], c [N, c_dim] -> ws [N, num_ws, w_dim]."""
@@ -68,12 +71,12 @@ class CriticPenalty(Protocol):
 
 
 class GeneratorPenalty(Protocol):
-    """(synthesis, ws) -> scalar, every `interval` steps, on 1 / `batch_shrink` of the batch."""
+    """(synthesis, ws, draw) -> scalar, every `interval` steps, on 1 / `batch_shrink` of the batch."""
 
     interval: int
     batch_shrink: int
 
-    def __call__(self, synthesis: Synthesis, ws: Tensor) -> Tensor: ...
+    def __call__(self, synthesis: Synthesis, ws: Tensor, draw: Draw) -> Tensor: ...
 
 
 @dataclass(frozen=True)

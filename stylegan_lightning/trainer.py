@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from stylegan_lightning.builders import cache_dir, to_plain
+from stylegan_lightning.builders import cache_dir, device_count, to_plain
 from stylegan_lightning.config_checks import check_batch_over_ranks
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
@@ -69,7 +69,7 @@ def build_loggers(cfg: DictConfig, run_dir: Path, start_kimg: float) -> list[Log
                 'logger=tensorboard needs the package tensorboard: pip install "stylegan_lightning[tensorboard]"'
             )
         loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
-    if cfg.logger.get("wandb"):
+    if cfg.logger.get("wandb") and getattr(rank_zero_only, "rank", 0) == 0:
         loggers.append(_wandb_logger(cfg, run_dir))
     return loggers
 
@@ -81,34 +81,47 @@ def _has(package: str) -> bool:
 def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
     import wandb
 
-    logger = WandbLogger(
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        group=cfg.logger.group,
-        tags=list(cfg.logger.tags),
-        name=cfg.name,
-        id=cfg.run_id,
-        resume="allow",
-        save_dir=run_dir,
-        offline=cfg.logger.mode == "offline",
-        config=to_plain(cfg),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        try:
-            run = logger.experiment
-        except wandb.errors.Error as error:
-            raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
-        run.define_metric(KIMG)
-        run.define_metric("*", step_metric=KIMG)
+    try:
+        run = wandb.init(
+            project=cfg.logger.project,
+            entity=cfg.logger.entity,
+            group=cfg.logger.group,
+            tags=list(cfg.logger.tags),
+            name=cfg.name,
+            id=cfg.run_id,
+            resume="allow",
+            dir=run_dir,
+            mode=cfg.logger.mode,
+            config=to_plain(cfg),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.errors.Error as error:
+        raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
+    logger = WandbLogger(experiment=run, save_dir=run_dir)
+    logger.experiment.define_metric(KIMG)
+    logger.experiment.define_metric("*", step_metric=KIMG)
     return logger
+
+
+def check_devices(cfg: DictConfig) -> None:
+    """Raises UserError when the devices that `cfg.trainer` names are not there, or do not divide the batch."""
+    name, count = cfg.trainer.accelerator, device_count(cfg.trainer.devices)
+    there = torch.cuda.device_count()
+    if name in ("gpu", "cuda") and there < count:
+        raise UserError(
+            f"trainer.accelerator={name} with {count} device(s) needs as many GPUs; PyTorch sees {there}. "
+            "Use trainer=auto or trainer=cpu, or fewer trainer.devices"
+        )
+    check_batch_over_ranks(cfg.schedule.batch_size, cfg.model.mbstd_group_size, count * cfg.trainer.num_nodes)
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
     devices = cfg.trainer.devices
+    if str(devices) in ("-1", "auto"):
+        devices = device_count(devices)
     alone = devices in (1, "1") and cfg.trainer.num_nodes == 1
     try:
-        trainer = L.Trainer(
+        return L.Trainer(
             accelerator=cfg.trainer.accelerator,
             devices=devices,
             num_nodes=cfg.trainer.num_nodes,
@@ -129,8 +142,6 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], log
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={devices} cannot be had: {error}"
         ) from error
-    check_batch_over_ranks(cfg.schedule.batch_size, cfg.model.mbstd_group_size, trainer.world_size)
-    return trainer
 
 
 def _backend() -> str | None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from stylegan_lightning.protocols import Critic, Synthesis
+from stylegan_lightning.protocols import Critic, Draw, NoiseMode, Synthesis
 
 
 def squared_gradient_norm(critic: Critic, imgs: Tensor) -> Tensor:
@@ -29,13 +29,15 @@ class R1:
         return squared_gradient_norm(critic, reals).mean() * (self.gamma / 2)
 
 
-def path_lengths(synthesis: Synthesis, ws: Tensor, noise: Tensor | None = None) -> Tensor:
+def path_lengths(
+    synthesis: Synthesis, ws: Tensor, draw: Draw = torch.randn_like, noise_mode: NoiseMode = "random"
+) -> Tensor:
     """|J_w^T y| of each sample, [N], y ~ N(0, 1) / sqrt(H W): the root of the squares summed over w, averaged
-    over layers (StyleGAN2, eq. 4). `noise` [N, C, H, W] replaces y."""
+    over layers (StyleGAN2, eq. 4). `draw(imgs)` gives the N(0, 1) of the images' shape."""
     if not ws.requires_grad:
         ws = ws.detach().requires_grad_(True)
-    imgs = synthesis(ws, noise_mode="random" if noise is None else "const")
-    y = torch.randn_like(imgs) / math.sqrt(imgs.shape[2] * imgs.shape[3]) if noise is None else noise
+    imgs = synthesis(ws, noise_mode=noise_mode)
+    y = draw(imgs) / math.sqrt(imgs.shape[2] * imgs.shape[3])
     (grad,) = torch.autograd.grad((imgs * y).sum(), ws, create_graph=True)
     return grad.square().sum(2).mean(1).sqrt()
 
@@ -55,8 +57,8 @@ class PathLength(nn.Module):
         self.register_buffer("pl_mean", torch.zeros(()))
         self.reduce_mean = torch.mean
 
-    def forward(self, synthesis: Synthesis, ws: Tensor) -> Tensor:
-        lengths = path_lengths(synthesis, ws)
+    def forward(self, synthesis: Synthesis, ws: Tensor, draw: Draw = torch.randn_like) -> Tensor:
+        lengths = path_lengths(synthesis, ws, draw)
         mean = self.pl_mean.lerp(self.reduce_mean(lengths.detach()), self.decay)
         self.pl_mean.copy_(mean)
         return (lengths - mean).square().mean() * self.weight

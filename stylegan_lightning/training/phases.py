@@ -38,6 +38,12 @@ class LatentStream:
         z = torch.randn(n * self.world_size, z_dim, device=device, generator=self.generator)
         return z[self.rank :: self.world_size]
 
+    def normal_like(self, x: Tensor) -> Tensor:
+        """Standard normal numbers of the shape of x, this rank's part of those of all ranks."""
+        shape = (len(x) * self.world_size, *x.shape[1:])
+        y = torch.randn(shape, device=self.generator.device, dtype=x.dtype, generator=self.generator)
+        return y[self.rank :: self.world_size]
+
     def crossover(self, num_ws: int, prob: float) -> Tensor:
         """First layer that takes the second style: uniform in 1 .. num_ws-1, or num_ws with 1 - prob."""
         device = self.generator.device
@@ -104,7 +110,7 @@ class Objectives:
 
     def generator_penalty(self, name: str, penalty: GeneratorPenalty, reals: Tensor, c: Tensor) -> Tensor:
         n = max(len(reals) // penalty.batch_shrink, 1)
-        value = penalty(self.G.synthesis, self.styles(n, c[:n]))
+        value = penalty(self.G.synthesis, self.styles(n, c[:n]), self.stream.normal_like)
         self.record(f"penalty/{name}", value)
         return value * penalty.interval
 

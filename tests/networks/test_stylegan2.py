@@ -73,7 +73,8 @@ def test_r1_and_its_gradients_parity(ref, parity):
 
 def test_path_length_and_its_gradients_parity(ref, parity):
     ref.G.requires_grad_(True).zero_grad()
-    lengths = path_lengths(ref.G.synthesis, ref.G.mapping(ref["z"], ref.c), ref["pl_noise"])
+    y = ref["pl_noise"] * ref.meta["img_resolution"]  # stored with its factor 1 / sqrt(H W)
+    lengths = path_lengths(ref.G.synthesis, ref.G.mapping(ref["z"], ref.c), lambda imgs: y, noise_mode="const")
     parity(f"{ref.name} path lengths", lengths, ref["pl_lengths"])
     (lengths - 0.7).square().mean().backward()
     _check_gradients(ref, ref.G, "G", "grad_pl_G/", parity)
