@@ -171,8 +171,11 @@ def prepare_process(cfg: DictConfig) -> None:
     torch.set_flush_denormal(True)  # squared gradients of a settled mapping network underflow, 10x slower on CPUs
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (r"Found \d+ module\(s\) in eval mode", "The .*dataloader.* does not have many workers",
-                 "GPU available but not used", ".*torch.distributed.*barrier.*"):  # fmt: skip
+    for text in (
+        r"Found \d+ module\(s\) in eval mode",
+        r"The .*dataloader.* does not have many workers",
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
         warnings.filterwarnings("ignore", message=text)
 
 

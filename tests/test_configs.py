@@ -125,7 +125,7 @@ def test_auto_follows_resolution_and_devices(resolution, gpus, expected):
 
 
 def test_resolved_config_is_plain_and_names_only_our_parts():
-    cfg = composed()
+    cfg = composed("model.c_dim=0")
     plain = builders.to_plain(cfg)
     assert builders.foreign_targets(plain) == []
     assert OmegaConf.create(plain).model.generator.synthesis.channel_base == cfg.model.channel_base
