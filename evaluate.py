@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from stylegan_lightning import launch
-from stylegan_lightning.config_checks import check_evaluation
+from stylegan_lightning.config_checks import evaluation_problems, raise_together
 from stylegan_lightning.evaluation import evaluate_all, table
 
 CONF = Path(__file__).parent / "conf"
@@ -17,7 +17,7 @@ CONF = Path(__file__).parent / "conf"
 def main(cfg: DictConfig) -> float | None:
     """Returns the first value, for sweeps."""
     with launch.messages_for_users():
-        check_evaluation(cfg)
+        raise_together(evaluation_problems(cfg))
         launch.prepare_process(cfg)
         out_dir = Path(HydraConfig.get().runtime.output_dir)
         records = evaluate_all(cfg, out_dir)

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning import builders, launch
 from stylegan_lightning import trainer as parts
-from stylegan_lightning.config_checks import check_run
+from stylegan_lightning.config_checks import raise_together, run_problems
 from stylegan_lightning.data.datamodule import StageDataModule
 from stylegan_lightning.data.summary import summary_text
 from stylegan_lightning.training.checkpoint import Checkpoints
@@ -18,7 +18,7 @@ CONF = Path(__file__).parent / "conf"
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the best value of the metric (for sweeps)."""
     cfg, run_dir, resume = launch.start_config(cfg)
-    check_run(cfg)
+    raise_together(run_problems(cfg))
     parts.check_devices(cfg)
     launch.prepare_process(cfg)
     distance = builders.build_distance(cfg)

@@ -28,9 +28,31 @@ def raise_together(problems: Sequence[str]) -> None:
         raise UserError(f"{len(problems)} problems with the configuration:\n" + "\n".join(f"  - {p}" for p in problems))
 
 
-def check_overrides(conf_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
-    """Raises UserError naming every override that the configuration does not know, with the nearest valid ones."""
+def check_command_line(conf_dir: Path, config_name: str, arguments: Sequence[str]) -> None:
+    """Raises one UserError with every override that the configuration does not know, with the nearest valid
+    ones, and every value that cannot work."""
     Plugins.instance()
+    overrides, problems = _parse(arguments)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = [o for o in overrides if _is_group(loader, o)]
+        wrong = {o.input_line: p for o in groups if (p := _group_problem(loader, o))}
+        chosen = [o for o in groups if o.input_line not in wrong and not o.is_sweep_override()]
+        keys = _all_keys(compose(config_name, _lines(chosen), return_hydra_config=True))
+        # keys below a group whose choice is unknown cannot be judged
+        lost = {o.key_or_group for o in groups if o not in chosen}
+        values = [o for o in overrides if o not in groups and o.key_or_group.split(".")[0] not in lost]
+        wrong |= {o.input_line: p for o in values if (p := _key_problem(o, keys, loader))}
+        problems += wrong.values()
+        known = [o for o in values if o.input_line not in wrong and not o.is_sweep_override()]
+        cfg = compose(config_name, _lines([*chosen, *known]))
+    if OmegaConf.select(cfg, "resume", default=None) is None:  # a resumed run has its own configuration
+        problems += run_problems(cfg) if config_name == "train" else evaluation_problems(cfg)
+    raise_together(problems)
+
+
+def _parse(arguments: Sequence[str]) -> tuple[list[Override], list[str]]:
     overrides, problems = [], []
     for argument in arguments:
         try:
@@ -42,19 +64,11 @@ def check_overrides(conf_dir: Path, config_name: str, arguments: Sequence[str]) 
             overrides.append(override)
         else:
             problems.append(f"{argument!r} cannot be read as KEY=VALUE: the key is missing")
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = [o for o in overrides if _is_group(loader, o)]
-        problems += [p for o in groups if (p := _group_problem(loader, o))]
-        valid = [str(o.input_line) for o in groups if not _group_problem(loader, o) and not o.is_sweep_override()]
-        base = compose(config_name, valid, return_hydra_config=True)
-        keys = _all_keys(base)
-        # keys below a group whose choice is unknown cannot be judged
-        lost = {o.key_or_group for o in groups if o.input_line not in valid}
-        values = [o for o in overrides if o not in groups and o.key_or_group.split(".")[0] not in lost]
-        problems += [p for o in values if (p := _key_problem(o, keys, loader)) is not None]
-    raise_together(problems)
+    return overrides, problems
+
+
+def _lines(overrides: Sequence[Override]) -> list[str]:
+    return [str(o.input_line) for o in overrides]
 
 
 def _is_group(loader: ConfigLoader, override: Override) -> bool:
@@ -90,7 +104,9 @@ _OPEN_KEYS = ("hydra.job.env_set", "hydra.launcher", "hydra.sweeper")
 
 
 def _hint(word: str, options: Iterable[str]) -> str:
-    options = [o for o in options if not o.startswith("hydra.") or word.startswith("hydra")]
+    inner = (".object.", ".source.", ".generator.", ".discriminator.")  # filled in by interpolation
+    options = dict.fromkeys(o for o in options if not (o + ".").startswith("hydra.") or word.startswith("hydra"))
+    options = [o for o in options if not any(part in o for part in inner)]
     near = difflib.get_close_matches(word, options, n=3, cutoff=0.6)
     leaf = word.rsplit(".", 1)[-1]
     near += [o for o in options if o.rsplit(".", 1)[-1] == leaf and o not in near][:3]
@@ -159,6 +175,7 @@ RULES: dict[str, Rule] = {
     "model.z_dim": _whole(1),
     "model.w_dim": _whole(1),
     "model.mapping_layers": _whole(0),
+    "model.channel_base": _whole(1),
     "model.channel_max": _whole(1),
     "model.g_architecture": _one_of("skip", "resnet", "orig"),
     "model.d_architecture": _one_of("skip", "resnet", "orig"),
@@ -204,58 +221,68 @@ _EVALUATION_RULES: dict[str, Rule] = {
 }
 
 
-def check_run(cfg: DictConfig) -> None:
-    """Raises one UserError with every value that cannot work."""
-    problems = _broken(cfg, RULES)
-    if not problems:
-        problems += _relations(cfg)
+def run_problems(cfg: DictConfig) -> list[str]:
+    """Every value of a training configuration that cannot work."""
+    broken = _broken(cfg, RULES)
+    problems = [*broken.values(), *_relations(cfg, set(broken))]
     path = OmegaConf.select(cfg, "data.path", default=_ABSENT)
     if cfg.data.name == "image_folder" and path is None:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
     elif cfg.data.name == "image_folder" and not Path(str(path)).expanduser().exists():
         problems.append(f"data.path must be a folder or a zip file; there is nothing at {path}")
-    raise_together(problems)
+    return problems
 
 
-def check_evaluation(cfg: DictConfig) -> None:
+def evaluation_problems(cfg: DictConfig) -> list[str]:
     """The same for evaluate.py."""
-    problems = _broken(cfg, RULES | _EVALUATION_RULES)
+    problems = list(_broken(cfg, RULES | _EVALUATION_RULES).values())
     if OmegaConf.is_missing(cfg, "ckpt"):
         problems.insert(0, "ckpt=... is needed: a checkpoint, a run directory, or a list of them")
-    raise_together(problems)
+    return problems
 
 
 _ABSENT = object()
 
 
-def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> list[str]:
-    problems = []
+def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> dict[str, str]:
+    problems = {}
     for key, (holds, text) in rules.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
         if value is not _ABSENT and not holds(value):
-            problems.append(f"{key} must be {text}; got {value!r}")
+            problems[key] = f"{key} must be {text}; got {value!r}"
     return problems
 
 
-def _relations(cfg: DictConfig) -> list[str]:
+def _relations(cfg: DictConfig, broken: set[str]) -> list[str]:
+    """Values that are fine alone but not together; those of `broken` keys are not judged again."""
     model, problems = cfg.model, []
-    if model.channel_base // cfg.data.resolution < 1:
+
+    def judged(*keys: str) -> bool:
+        return not broken & set(keys)
+
+    if judged("data.resolution", "model.channel_base") and model.channel_base // cfg.data.resolution < 1:
         problems.append(
             f"model.channel_base must be at least data.resolution, so that the last block has a channel; "
             f"got {model.channel_base} for {cfg.data.resolution}"
         )
-    group, batch = model.mbstd_group_size, cfg.schedule.batch_size
-    if batch < 2:
-        problems.append(f"schedule.batch_size must be at least 2: statistics are taken over batches; got {batch}")
-    elif group and batch % min(group, batch):
-        below, above = batch - batch % group, batch - batch % group + group
-        problems.append(
-            f"schedule.batch_size must be divisible by model.mbstd_group_size={group}; got {batch}, "
-            f"the nearest are {below} and {above}"
-        )
-    if model.mapping_layers == 0 and model.z_dim != model.w_dim:
+    if judged("model.mbstd_group_size", "schedule.batch_size"):
+        problems += _batch_problems(cfg.schedule.batch_size, model.mbstd_group_size)
+    z_is_w = model.z_dim == model.w_dim
+    if judged("model.mapping_layers", "model.z_dim", "model.w_dim") and model.mapping_layers == 0 and not z_is_w:
         problems.append(f"model.mapping_layers=0 needs model.z_dim == model.w_dim; got {model.z_dim} and {model.w_dim}")
     return problems
+
+
+def _batch_problems(batch: int, group: int | None) -> list[str]:
+    if batch < 2:
+        return [f"schedule.batch_size must be at least 2: statistics are taken over batches; got {batch}"]
+    if group and batch % min(group, batch):
+        below, above = batch - batch % group, batch - batch % group + group
+        return [
+            f"schedule.batch_size must be divisible by model.mbstd_group_size={group}; got {batch}, "
+            f"the nearest are {below} and {above}"
+        ]
+    return []
 
 
 def check_batch_over_ranks(batch_size: int, group: int | None, ranks: int) -> None:

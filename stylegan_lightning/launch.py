@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning.builders import change, checkpoint_config, load_weights
-from stylegan_lightning.config_checks import check_overrides
+from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.training.callbacks import GracefulStop
 from stylegan_lightning.training.checkpoint import Checkpoints, find_checkpoint, read_checkpoint
@@ -71,7 +71,7 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
     """Checks the command line before Hydra creates anything, then hands over to Hydra."""
     overrides = _overrides(sys.argv[1:])
     with messages_for_users():
-        check_overrides(conf_dir, config_name, overrides)
+        check_command_line(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
         if resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))

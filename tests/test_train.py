@@ -168,6 +168,10 @@ MISTAKES = {
         ["schedule.total_kimg=abc", "data.channels=2", "model.r1_gamma=-1"],
         ["3 problems", "schedule.total_kimg", "'abc'", "data.channels", "1, 3, 4", "model.r1_gamma"],
     ),
+    "of every kind together": (
+        ["schedule.total_kimgs=3", "model=stylegan5", "data.channels=2", "schedule.batch_size=9"],
+        ["4 problems", "total_kimgs", "stylegan5", "data.channels", "batch_size"],
+    ),
     "several unknown keys": (["a.b=1", "seeed=3", "data=facez"], ["3 problems", "a.b", "seed", "faces"]),
     "resolution": (["data.resolution=24"], ["power of two", "24"]),
     "batch and groups": (["schedule.batch_size=10"], ["divisible", "10", "8 and 12"]),
