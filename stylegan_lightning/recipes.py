@@ -20,9 +20,9 @@ def auto_lr(resolution: int) -> float:
     return 0.002 if resolution >= 1024 else 0.0025
 
 
-def auto_gamma(resolution: int, batch: int) -> float:
-    """R1 weight: 0.0002 * resolution^2 / batch."""
-    return 0.0002 * resolution**2 / batch
+def auto_gamma(resolution: int, batch: int, factor: float = 0.0002) -> float:
+    """R1 weight: factor * resolution^2 / batch; 0.0002 is the published factor."""
+    return factor * resolution**2 / batch
 
 
 def auto_ema_kimg(batch: int) -> float:
