@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from stylegan_lightning.networks.mapping import MappingNetwork
 from stylegan_lightning.protocols import Mapping, NoiseMode, Synthesis
 
 
@@ -29,6 +28,11 @@ class Generator(nn.Module):
     img_resolution = property(lambda self: self.synthesis.img_resolution)
     img_channels = property(lambda self: self.synthesis.img_channels)
 
+    @property
+    def active_ws(self) -> int:
+        """How many styles reach the image: all of them, unless the network is still growing."""
+        return getattr(self.synthesis, "active_ws", self.num_ws)
+
     def forward(
         self,
         z: Tensor,
@@ -44,12 +48,13 @@ class Generator(nn.Module):
 
 @contextlib.contextmanager
 def track_running_stats(module: nn.Module) -> Iterator[None]:
-    """While open, every part of `module` that keeps running statistics (w_avg) updates them."""
-    parts = [m for m in module.modules() if isinstance(m, MappingNetwork)]
+    """While open, every part of `module` that keeps running statistics (w_avg, StyleGAN3's magnitudes) updates them."""
+    parts = [m for m in module.modules() if hasattr(m, "track_running_stats")]
+    before = [part.track_running_stats for part in parts]
     for part in parts:
-        part.track_running_stats = True
+        part.track_running_stats = True  # type: ignore[assignment]
     try:
         yield
     finally:
-        for part in parts:
-            part.track_running_stats = False
+        for part, tracking in zip(parts, before, strict=True):
+            part.track_running_stats = tracking

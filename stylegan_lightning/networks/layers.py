@@ -17,6 +17,8 @@ class FullyConnected(nn.Module):
     """y = act(gain * W x + b): weights are stored with unit variance and scaled at run time.
 
     `lr_multiplier` slows the layer's learning without changing its initial function (StyleGAN, C).
+    The gain that restores the variance after the activation is applied to the output, as in StyleGAN 2 and 3,
+    or, where `he_gain` is given, that factor to the weights only, as in ProGAN and StyleGAN 1.
     """
 
     def __init__(
@@ -26,18 +28,21 @@ class FullyConnected(nn.Module):
         *,
         activation: str = "linear",
         lr_multiplier: float = 1.0,
+        bias: bool = True,
         bias_init: float = 0.0,
+        he_gain: float | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_init))) if bias else None
+        self.weight_gain = lr_multiplier * (1.0 if he_gain is None else he_gain) / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
+        self.output_gain = None if he_gain is None else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        b = self.bias if self.bias_gain == 1.0 else self.bias * self.bias_gain
-        return bias_act(x @ (self.weight * self.weight_gain).t(), b, act=self.activation)
+        b = self.bias if self.bias is None or self.bias_gain == 1.0 else self.bias * self.bias_gain
+        return bias_act(x @ (self.weight * self.weight_gain).t(), b, act=self.activation, gain=self.output_gain)
 
 
 class Conv2d(nn.Module):

@@ -12,12 +12,20 @@ from stylegan_lightning.ops import pixel_norm
 
 
 def mapping_mlp(
-    in_features: int, out_features: int, num_layers: int, hidden: int, lr_multiplier: float
+    in_features: int,
+    out_features: int,
+    num_layers: int,
+    hidden: int,
+    lr_multiplier: float,
+    he_gain: float | None = None,
 ) -> nn.Sequential:
     """`num_layers` leaky-ReLU layers from in_features over `hidden` to out_features; none is the identity."""
     sizes = [in_features, *[hidden] * (num_layers - 1), out_features] if num_layers else []
     return nn.Sequential(
-        *(FullyConnected(i, o, activation="lrelu", lr_multiplier=lr_multiplier) for i, o in itertools.pairwise(sizes))
+        *(
+            FullyConnected(i, o, activation="lrelu", lr_multiplier=lr_multiplier, he_gain=he_gain)
+            for i, o in itertools.pairwise(sizes)
+        )
     )
 
 
@@ -26,7 +34,9 @@ class MappingNetwork(nn.Module):
 
     z and the embedded label are each normalised to unit mean square, concatenated and passed through
     `num_layers` layers. `w_avg` follows the mean of w while `track_running_stats` is set; truncation pulls
-    the first `truncation_cutoff` styles towards it (StyleGAN, B). With no layers ws is the normalised z.
+    the first `truncation_cutoff` styles towards it (StyleGAN, B). With no layers ws is the normalised z, beside
+    it the label in w_dim - z_dim features. `normalize=False` leaves z as it is (the GANs before ProGAN).
+    Raises ValueError when a mapping without layers is given a w_dim that cannot hold its inputs.
     """
 
     w_avg: Tensor
@@ -41,16 +51,21 @@ class MappingNetwork(nn.Module):
         num_layers: int = 8,
         lr_multiplier: float = 0.01,
         w_avg_beta: float = 0.998,
+        he_gain: float | None = None,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
         self.w_avg_beta = w_avg_beta
         self.track_running_stats = False
-        self.embed = FullyConnected(c_dim, w_dim) if c_dim else None
-        in_features = z_dim + (w_dim if c_dim else 0)
-        if num_layers == 0 and in_features != w_dim:
-            raise ValueError(f"a mapping without layers needs z_dim (+ w_dim if conditional) == w_dim, got {z_dim=}")
-        self.layers = mapping_mlp(in_features, w_dim, num_layers, w_dim, lr_multiplier)
+        self.normalize = normalize
+        if num_layers == 0 and not (w_dim > z_dim if c_dim else w_dim == z_dim):
+            rule = "w_dim > z_dim to hold the label" if c_dim else "w_dim == z_dim"
+            raise ValueError(f"a mapping without layers needs {rule}, got {z_dim=}, {w_dim=}, {c_dim=}")
+        label_features = w_dim if num_layers else w_dim - z_dim
+        self.embed = FullyConnected(c_dim, label_features) if c_dim else None
+        in_features = z_dim + (label_features if c_dim else 0)
+        self.layers = mapping_mlp(in_features, w_dim, num_layers, w_dim, lr_multiplier, he_gain)
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(
@@ -61,7 +76,7 @@ class MappingNetwork(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
     ) -> Tensor:
-        x = pixel_norm(z.float())
+        x = pixel_norm(z.float()) if self.normalize else z.float()
         if self.embed is not None:
             if c is None:
                 raise ValueError(f"this generator is conditional: c [N, {self.c_dim}] must be given")

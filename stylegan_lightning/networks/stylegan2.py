@@ -40,7 +40,17 @@ def block_resolutions(img_resolution: int) -> list[int]:
 
 
 def num_channels(resolution: int, channel_base: int, channel_max: int) -> int:
+    """min(channel_base / resolution, channel_max). Raises ValueError where that is none."""
+    if channel_base < resolution:
+        raise ValueError(
+            f"channel_base={channel_base} leaves no channels at {resolution} pixels; it must be at least {resolution}"
+        )
     return min(channel_base // resolution, channel_max)
+
+
+def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> dict[int, int]:
+    """Channels at 4, 8, ..., img_resolution. Raises ValueError as `block_resolutions` and `num_channels` do."""
+    return {r: num_channels(r, channel_base, channel_max) for r in block_resolutions(img_resolution)}
 
 
 class SynthesisLayer(nn.Module):

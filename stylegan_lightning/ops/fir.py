@@ -14,6 +14,9 @@ from torch import Tensor
 
 Pair = tuple[int, int]
 Quad = tuple[int, int, int, int]
+SEPARABLE_TAPS = 8
+"""1-D filters of at least this many taps are applied as two passes, x then y: K multiplications a pixel each
+instead of K * K. Fewer taps cost less than the second pass through memory."""
 
 
 def setup_filter(taps: Sequence[float] | Sequence[Sequence[float]] | Tensor, normalize: bool = True) -> Tensor:
@@ -76,9 +79,16 @@ def upfirdn2d(
     gain: float = 1.0,
     flip_filter: bool = False,
 ) -> Tensor:
-    """Same result as `upfirdn2d_ref`, by depthwise (transposed) convolutions, differentiable to any order."""
-    k = _kernel(f.to(x.dtype), gain, flip_filter)
-    return _Upfirdn.apply(x, k, _pair(up), _pair(down), _quad(padding))
+    """Same result as `upfirdn2d_ref`, by depthwise (transposed) convolutions, differentiable to any order.
+
+    On the CPU long filters are about twice as fast on channels_last activations.
+    """
+    (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _quad(padding)
+    if f.ndim == 1 and len(f) >= SEPARABLE_TAPS:
+        row = (f if flip_filter else f.flip(0)).to(x.dtype)[None]
+        x = _Upfirdn.apply(x, row * gain, (ux, 1), (dx, 1), (x0, x1, 0, 0))
+        return _Upfirdn.apply(x, row.t(), (1, uy), (1, dy), (0, 0, y0, y1))
+    return _Upfirdn.apply(x, _kernel(f.to(x.dtype), gain, flip_filter), (ux, uy), (dx, dy), (x0, x1, y0, y1))
 
 
 def _correlate(x: Tensor, k: Tensor, up: Pair, down: Pair, pads: Quad) -> Tensor:
@@ -89,9 +99,15 @@ def _correlate(x: Tensor, k: Tensor, up: Pair, down: Pair, pads: Quad) -> Tensor
         if x0 == x1 >= 0 and y0 == y1 >= 0:
             return F.conv2d(x, weight, padding=(y0, x0), stride=(dy, dx), groups=c)
         return F.conv2d(F.pad(x, pads), weight, stride=(dy, dx), groups=c)
-    full = F.conv_transpose2d(x, k.flip((0, 1)).expand(c, 1, kh, kw), stride=(uy, ux), groups=c)
-    # That is the result for padding k-1 before and k-up after each axis (the last inserted zeros are missing).
-    full = F.pad(full, [x0 - (kw - 1), x1 - (kw - ux), y0 - (kh - 1), y1 - (kh - uy)])
+    # The transposed convolution is the result for padding k-1 before and k-up after each axis (the last inserted
+    # zeros are missing); what is less than that it can leave out by itself, as long as both ends are about equal.
+    weight = k.flip((0, 1)).expand(c, 1, kh, kw)
+    less = [kw - 1 - x0, kw - ux - x1, kh - 1 - y0, kh - uy - y1]
+    cut, extra = (less[2], less[0]), (less[2] - less[3], less[0] - less[1])
+    if min(cut) >= 0 and 0 <= extra[0] < uy and 0 <= extra[1] < ux:
+        full = F.conv_transpose2d(x, weight, stride=(uy, ux), padding=cut, output_padding=extra, groups=c)
+    else:
+        full = F.pad(F.conv_transpose2d(x, weight, stride=(uy, ux), groups=c), [-n for n in less])
     return full[:, :, ::dy, ::dx] if down != (1, 1) else full
 
 

@@ -125,3 +125,14 @@ def test_pixel_norm_has_unit_mean_square():
 def test_resampling_convolution_refuses_other_factors():
     with pytest.raises(ValueError, match="up=3"):
         ops.conv2d_resample(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3), F1331, up=3)
+
+
+def test_blur_keeps_brightness_and_spreads_by_its_law():
+    point = torch.zeros(1, 1, 41, 41)
+    point[..., 20, 20] = 1.0
+    spread = ops.blur2d(point, 4.0)
+    torch.testing.assert_close(spread.sum(), torch.tensor(1.0))
+    row = spread[0, 0, 20] / spread[0, 0, 20, 20]
+    torch.testing.assert_close(row[[16, 12, 24, 28]], torch.tensor([0.5, 0.0625, 0.5, 0.0625]), rtol=1e-4, atol=1e-6)
+    assert row[20 - 13] == 0 and row[20 - 12] > 0
+    assert ops.blur2d(point, 0.3) is point
