@@ -57,6 +57,10 @@ class Discriminator(Protocol):
 
 
 class AdversarialLoss(Protocol):
+    """Scalars of logits [N, 1]. `needs_reals`: the generator's objective needs `real_logits`."""
+
+    needs_reals: bool
+
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor: ...
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor: ...
 
@@ -90,3 +94,8 @@ class Phase:
     optimizer: int
     interval: int
     objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    @property
+    def is_lazy(self) -> bool:
+        """Whether this is a penalty of its own beside a main objective."""
+        return "/" in self.name

@@ -1,4 +1,31 @@
-from stylegan_lightning.losses.adversarial import NonSaturating
-from stylegan_lightning.losses.penalties import R1, PathLength, path_lengths, squared_gradient_norm
+from stylegan_lightning.losses.adversarial import (
+    Hinge,
+    LeastSquares,
+    Minimax,
+    NonSaturating,
+    Relativistic,
+    Wasserstein,
+)
+from stylegan_lightning.losses.penalties import (
+    R1,
+    R2,
+    GradientPenalty,
+    PathLength,
+    path_lengths,
+    squared_gradient_norm,
+)
 
-__all__ = ["R1", "NonSaturating", "PathLength", "path_lengths", "squared_gradient_norm"]
+__all__ = [
+    "R1",
+    "R2",
+    "GradientPenalty",
+    "Hinge",
+    "LeastSquares",
+    "Minimax",
+    "NonSaturating",
+    "PathLength",
+    "Relativistic",
+    "Wasserstein",
+    "path_lengths",
+    "squared_gradient_norm",
+]

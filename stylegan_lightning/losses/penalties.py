@@ -1,4 +1,5 @@
-"""Regularisers that need gradients of gradients: R1 for the discriminator, path length for the generator."""
+"""Regularisers that need gradients of gradients: R1, R2 and gradient penalties for the discriminator, path length
+for the generator."""
 
 from __future__ import annotations
 
@@ -17,16 +18,79 @@ def squared_gradient_norm(critic: Critic, imgs: Tensor) -> Tensor:
     return grad.square().sum((1, 2, 3))
 
 
-class R1:
+class CriticGradient:
+    """What the penalties on the critic's gradient share: |d D(x) / d x|^2 in the units of the published weights.
+
+    A growing run judges images of r pixels. The published TensorFlow code differentiates with respect to the
+    same images enlarged to the final R pixels, where squared norms are smaller by (r / R)^2.
+    `full_resolution=R` applies that factor; None keeps the norm of the image as judged.
+    """
+
+    def __init__(self, gamma: float, interval: int, full_resolution: int | None) -> None:
+        self.gamma, self.interval, self.full_resolution = gamma, interval, full_resolution
+
+    def squared_norm(self, critic: Critic, imgs: Tensor) -> Tensor:
+        """[N]."""
+        squared = squared_gradient_norm(critic, imgs)
+        return squared if self.full_resolution is None else squared * (imgs.shape[3] / self.full_resolution) ** 2
+
+
+class R1(CriticGradient):
     """gamma / 2 * E[|grad D(real)|^2] (Mescheder et al. 2018), every `interval` steps (StyleGAN2, B)."""
 
     needs_fakes = False
 
-    def __init__(self, gamma: float, interval: int = 16) -> None:
-        self.gamma, self.interval = gamma, interval
+    def __init__(self, gamma: float, interval: int = 16, full_resolution: int | None = None) -> None:
+        super().__init__(gamma, interval, full_resolution)
 
     def __call__(self, critic: Critic, reals: Tensor, fakes: Tensor | None = None) -> Tensor:
-        return squared_gradient_norm(critic, reals).mean() * (self.gamma / 2)
+        return self.squared_norm(critic, reals).mean() * (self.gamma / 2)
+
+
+class R2(CriticGradient):
+    """gamma / 2 * E[|grad D(fake)|^2] (Mescheder et al. 2018), the partner of R1 in R3GAN."""
+
+    needs_fakes = True
+
+    def __init__(self, gamma: float, interval: int = 16, full_resolution: int | None = None) -> None:
+        super().__init__(gamma, interval, full_resolution)
+
+    def __call__(self, critic: Critic, reals: Tensor, fakes: Tensor | None = None) -> Tensor:
+        return self.squared_norm(critic, _given(fakes, "R2")).mean() * (self.gamma / 2)
+
+
+class GradientPenalty(CriticGradient):
+    """gamma * E[(|grad D(x)| - center)^2], x uniform on the segments between reals and fakes, sample by sample.
+
+    gamma is the usual lambda (WGAN-GP, Gulrajani et al. 2017, eq. 3). With a center above 0 the deviation is
+    relative to it, (|grad| / center - 1)^2: the same at 1, and ProGAN's form for its other targets (appendix A).
+    Center 0 is the zero-centred penalty of Thanh-Tung et al. 2019.
+    """
+
+    needs_fakes = True
+
+    def __init__(
+        self, gamma: float = 10.0, center: float = 1.0, interval: int = 1, full_resolution: int | None = None
+    ) -> None:
+        super().__init__(gamma, interval, full_resolution)
+        self.center = center
+
+    def __call__(self, critic: Critic, reals: Tensor, fakes: Tensor | None = None) -> Tensor:
+        t = torch.rand(len(reals), 1, 1, 1, device=reals.device, dtype=reals.dtype)
+        squared = self.squared_norm(critic, torch.lerp(reals, _given(fakes, "GradientPenalty"), t))
+        if self.center == 0:
+            return squared.mean() * self.gamma
+        norm = squared.clamp(min=_SMALLEST).sqrt()  # the root has no derivative at 0
+        return (norm / self.center - 1).square().mean() * self.gamma
+
+
+_SMALLEST = 1e-24
+
+
+def _given(fakes: Tensor | None, name: str) -> Tensor:
+    if fakes is None:
+        raise ValueError(f"{name} is taken on fakes: they must be given")
+    return fakes
 
 
 def path_lengths(

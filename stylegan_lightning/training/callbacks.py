@@ -127,7 +127,7 @@ class SampleGrid(Callback):
         gan, count = _gan(pl_module), self.rows * self.columns
         if gan.nimg == 0:
             index = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
-            self._show(trainer, "reals", image_grid(self.dataset.batch(index.tolist())[0], self.columns))
+            self._show(trainer, "reals", self._grid(self.dataset.batch(index.tolist())[0]))
             self._draw(trainer, gan)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,7 +143,11 @@ class SampleGrid(Callback):
             imgs = sample_fixed(
                 gan.G_ema, self.dataset, self.rows * self.columns, self.seed, self.truncation_psi, gan.device
             )
-            self._show(trainer, f"fakes_{gan.nimg / 1000:09.3f}_kimg", image_grid(imgs, self.columns))
+            self._show(trainer, f"fakes_{gan.nimg / 1000:09.3f}_kimg", self._grid(imgs))
+
+    def _grid(self, imgs: Tensor) -> np.ndarray:
+        """Images of a network that is still growing are shown at their final size."""
+        return image_grid(imgs, self.columns, max(self.dataset.img_resolution, 64))
 
     def _show(self, trainer: L.Trainer, name: str, grid: np.ndarray) -> None:
         if trainer.is_global_zero:

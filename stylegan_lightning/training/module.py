@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.data.sampler import Batch
-from stylegan_lightning.imaging import to_dynamic_range
-from stylegan_lightning.networks import Generator, MappingNetwork
+from stylegan_lightning.imaging import fade_reals, to_dynamic_range
+from stylegan_lightning.networks import Generator, Growing, StyleGAN3Synthesis
 from stylegan_lightning.protocols import AdversarialLoss, CriticPenalty, Discriminator, GeneratorPenalty, Phase
-from stylegan_lightning.schedule import Schedule, ends_tick
+from stylegan_lightning.schedule import Schedule, Stage, ends_tick
 from stylegan_lightning.training.distributed import average_tensors, finish_gradients, mean_over_ranks
 from stylegan_lightning.training.ema import ema_beta, update_ema
 from stylegan_lightning.training.phases import LatentStream, Objectives, build_phases, lazy_adam_settings
 from stylegan_lightning.training.stats import RunningMeans
 
 _STEP_STREAM, _NOISE_STREAM = 2, 3
+_RUNNING_STATS = ("w_avg", "magnitude_ema", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class GAN(L.LightningModule):
         d_penalties: Mapping[str, CriticPenalty],
         schedule: Schedule,
         style_mixing_prob: float = 0.9,
+        g_interval: int = 1,
         ema: EMASettings = EMASettings(),
         g_adam: AdamSettings = AdamSettings(),
         d_adam: AdamSettings = AdamSettings(),
@@ -75,13 +77,14 @@ class GAN(L.LightningModule):
         self.means = RunningMeans()
         self.report: dict[str, float] = {}
         self.objectives = Objectives(G, cast(Discriminator, D), loss, style_mixing_prob, record=self.means.add_mean)
-        self.phases = build_phases(self.objectives, g_penalties, d_penalties)
+        self.phases = build_phases(self.objectives, g_penalties, d_penalties, g_interval)
         for penalty in g_penalties.values():
             if hasattr(penalty, "reduce_mean"):
                 penalty.reduce_mean = mean_over_ranks
 
     def intervals(self, optimizer: int) -> list[int]:
-        return [p.interval for p in self.phases if p.optimizer == optimizer]
+        """Of the lazy penalties that `optimizer` also steps."""
+        return [p.interval for p in self.phases if p.optimizer == optimizer and p.is_lazy]
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = []
@@ -97,6 +100,10 @@ class GAN(L.LightningModule):
         self.objectives.stream = LatentStream(
             torch.Generator(self.device), self.trainer.global_rank, self.trainer.world_size
         )
+        if isinstance(self.G.synthesis, StyleGAN3Synthesis):
+            self.G.synthesis.world_size = self.trainer.world_size  # half-lives count the images of all ranks
+        if self.nimg == 0:  # a resumed run has its growth from the checkpoint
+            self.enter(self.schedule.at(0))
 
     def on_train_start(self) -> None:
         if self.nimg >= self.schedule.total_nimg:  # nothing left: an empty loader would be asked again forever
@@ -105,17 +112,30 @@ class GAN(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         img, c, fake_c = batch
         stage = self.schedule.at(self.nimg)
+        self.enter(stage)
         self._seed_step()
-        reals = to_dynamic_range(img)
+        reals = fade_reals(to_dynamic_range(img), stage.alpha)
         for phase in self.phases:
             if self.batches % phase.interval == 0:
                 self._run(phase, stage.g_lr if phase.optimizer == 0 else stage.d_lr, (reals, c, fake_c))
-        average_tensors(m.w_avg for m in self.G.modules() if isinstance(m, MappingNetwork))
+        average_tensors(b for name, b in self.G.named_buffers() if name.endswith(_RUNNING_STATS))
         beta = ema_beta(stage.batch_size, self.nimg, self.ema.kimg, self.ema.rampup)
         update_ema(self.G_ema, self.G, beta)
         before, self.nimg = self.nimg, self.nimg + stage.batch_size
         self.batches += 1
         self.tick_done = ends_tick(self.schedule, before, self.nimg)
+
+    def enter(self, stage: Stage) -> None:
+        """Brings blur and growing networks to `stage`. Where a structure changes the Adam moments begin anew.
+
+        Blocks that appear are equal in G and G_ema, since both start from the same weights.
+        """
+        self.objectives.blur_sigma = stage.blur_sigma
+        nets = (self.G.synthesis, self.G_ema.synthesis, self.D)
+        grown = [net.grow_to(stage.resolution, stage.alpha) for net in nets if isinstance(net, Growing)]
+        if any(grown) and self.batches > 0:
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
 
     def _run(self, phase: Phase, lr: float, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         nets = (self.G, self.D)

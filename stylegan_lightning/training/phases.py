@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stylegan_lightning.networks import Generator, track_running_stats
+from stylegan_lightning.ops import blur2d
 from stylegan_lightning.protocols import (
     AdversarialLoss,
     CriticPenalty,
@@ -19,6 +20,7 @@ from stylegan_lightning.protocols import (
 )
 
 G_OPT, D_OPT = 0, 1
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -45,7 +47,10 @@ class LatentStream:
         return y[self.rank :: self.world_size]
 
     def crossover(self, num_ws: int, prob: float) -> Tensor:
-        """First layer that takes the second style: uniform in 1 .. num_ws-1, or num_ws with 1 - prob."""
+        """First of the layers in use that takes the second style: uniform in 1 .. num_ws-1, or num_ws with 1 - prob.
+
+        Layers beyond those in use take it too, which changes nothing.
+        """
         device = self.generator.device
         cut = torch.randint(1, num_ws, (), device=device, generator=self.generator)
         mixed = torch.rand((), device=device, generator=self.generator) < prob
@@ -60,6 +65,7 @@ class Objectives:
     D: Discriminator
     loss: AdversarialLoss
     style_mixing_prob: float = 0.0
+    blur_sigma: float = 0.0
     stream: LatentStream = field(default_factory=lambda: LatentStream(torch.Generator()))
     record: Callable[[str, Tensor], None] = lambda name, value: None
 
@@ -68,7 +74,7 @@ class Objectives:
         z = self.stream.z(n, self.G.z_dim)
         ws = self.G.mapping(z, c)
         if self.style_mixing_prob > 0:
-            cut = self.stream.crossover(ws.shape[1], self.style_mixing_prob)
+            cut = self.stream.crossover(self.G.active_ws, self.style_mixing_prob)
             other = self._second_styles(n, c)
             layer = torch.arange(ws.shape[1], device=ws.device)[None, :, None]
             ws = torch.where(layer < cut, ws, other)
@@ -83,30 +89,48 @@ class Objectives:
         finally:
             mapping.track_running_stats = tracking
 
-    def generator(self, reals: Tensor, c: Tensor) -> Tensor:
-        logits = self.D(self.G.synthesis(self.styles(len(reals), c)), c)
-        loss = self.loss.generator(logits)
+    def judge(self, imgs: Tensor, c: Tensor) -> Tensor:
+        """D's logits of images as it sees them at this moment of the run."""
+        return self.D(blur2d(imgs, self.blur_sigma), c)
+
+    def generator(self, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        logits = self.judge(self.G.synthesis(self.styles(len(reals), fake_c)), fake_c)
+        real_logits = self.judge(reals, c) if self.loss.needs_reals else None
+        loss = self.loss.generator(logits, real_logits)
         self.record("loss/G", loss)
         return loss
 
-    def discriminator(self, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
-        with torch.no_grad(), track_running_stats(self.G):
-            fakes = self.G.synthesis(self.styles(len(reals), fake_c))
-        fake_logits, real_logits = self.D(fakes, fake_c), self.D(reals, c)
+    def fakes(self, n: int, fake_c: Tensor) -> Tensor:
+        """Images that carry no gradient to the generator."""
+        with torch.no_grad():
+            return self.G.synthesis(self.styles(n, fake_c))
+
+    def discriminator(
+        self, reals: Tensor, c: Tensor, fake_c: Tensor, penalties: Mapping[str, CriticPenalty] | None = None
+    ) -> Tensor:
+        """The main objective, and the penalties of every step on the same images."""
+        with track_running_stats(self.G):
+            fakes = self.fakes(len(reals), fake_c)
+        fake_logits, real_logits = self.judge(fakes, fake_c), self.judge(reals, c)
         loss = self.loss.discriminator(real_logits, fake_logits)
         self.record("loss/D", loss)
         self.record("logits/real", real_logits)
         self.record("logits/fake", fake_logits)
+        for name, penalty in (penalties or {}).items():
+            loss = loss + self._penalty(name, penalty, reals, c, fakes, fake_c)
         return loss
 
-    def critic_penalty(self, name: str, penalty: CriticPenalty, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
-        fakes = None
-        if penalty.needs_fakes:
-            with torch.no_grad():
-                fakes = self.G.synthesis(self.styles(len(reals), fake_c))
-        value = penalty(lambda imgs: self.D(imgs, c), reals, fakes)
+    def _penalty(
+        self, name: str, penalty: CriticPenalty, reals: Tensor, c: Tensor, fakes: Tensor | None, fake_c: Tensor
+    ) -> Tensor:
+        labels = fake_c if penalty.needs_fakes else c
+        value = penalty(lambda imgs: self.judge(imgs, labels), reals, fakes)
         self.record(f"penalty/{name}", value)
-        return value * penalty.interval
+        return value
+
+    def critic_penalty(self, name: str, penalty: CriticPenalty, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        fakes = self.fakes(len(reals), fake_c) if penalty.needs_fakes else None
+        return self._penalty(name, penalty, reals, c, fakes, fake_c) * penalty.interval
 
     def generator_penalty(self, name: str, penalty: GeneratorPenalty, reals: Tensor, c: Tensor) -> Tensor:
         n = max(len(reals) // penalty.batch_shrink, 1)
@@ -119,38 +143,34 @@ def build_phases(
     objectives: Objectives,
     g_penalties: Mapping[str, GeneratorPenalty],
     d_penalties: Mapping[str, CriticPenalty],
+    g_interval: int = 1,
 ) -> list[Phase]:
     """G, its penalties, D, its penalties: the published order. Objectives get (reals, c, fake_c).
 
     A penalty of interval 1 is part of the main objective: one optimizer step, as in the papers without
-    lazy regularisation.
+    lazy regularisation. G is trained every `g_interval` batches, D in each (WGAN's n_critic).
     """
 
-    def combined(main: Callable[..., Tensor], extra: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
-        return lambda *batch: main(*batch) + sum((f(*batch) for f in extra), torch.zeros(()))
-
-    def g_term(name: str, penalty: GeneratorPenalty) -> Callable[..., Tensor]:
+    def g_term(name: str, penalty: GeneratorPenalty) -> Objective:
         return lambda reals, c, fake_c: objectives.generator_penalty(name, penalty, reals, fake_c)
 
-    def d_term(name: str, penalty: CriticPenalty) -> Callable[..., Tensor]:
+    def d_term(name: str, penalty: CriticPenalty) -> Objective:
         return lambda reals, c, fake_c: objectives.critic_penalty(name, penalty, reals, c, fake_c)
 
-    def side(
-        net: str, optimizer: int, main: Callable[..., Tensor], terms: dict[str, tuple[int, Callable]]
-    ) -> list[Phase]:
-        every = [term for interval, term in terms.values() if interval == 1]
-        lazy = [
-            Phase(f"{net}/{name}", optimizer, interval, term)
-            for name, (interval, term) in terms.items()
-            if interval > 1
-        ]
-        return [Phase(net, optimizer, 1, combined(main, every) if every else main), *lazy]
+    g_every = [g_term(name, p) for name, p in g_penalties.items() if p.interval == 1]
+    d_every = {name: p for name, p in d_penalties.items() if p.interval == 1}
 
-    g_terms = {name: (p.interval, g_term(name, p)) for name, p in g_penalties.items()}
-    d_terms = {name: (p.interval, d_term(name, p)) for name, p in d_penalties.items()}
+    def g_main(reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        return sum((term(reals, c, fake_c) for term in g_every), objectives.generator(reals, c, fake_c))
+
+    def d_main(reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
+        return objectives.discriminator(reals, c, fake_c, d_every)
+
     return [
-        *side("G", G_OPT, lambda reals, c, fake_c: objectives.generator(reals, fake_c), g_terms),
-        *side("D", D_OPT, objectives.discriminator, d_terms),
+        Phase("G", G_OPT, g_interval, g_main),
+        *(Phase(f"G/{n}", G_OPT, p.interval, g_term(n, p)) for n, p in g_penalties.items() if p.interval > 1),
+        Phase("D", D_OPT, 1, d_main),
+        *(Phase(f"D/{n}", D_OPT, p.interval, d_term(n, p)) for n, p in d_penalties.items() if p.interval > 1),
     ]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import errno
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.losses import R1, PathLength
+from stylegan_lightning.losses import R1, GradientPenalty, PathLength
+from stylegan_lightning.networks import Generator, MappingNetwork, StyleGAN2Synthesis
+from stylegan_lightning.ops import blur2d
 from stylegan_lightning.training import checkpoint as files
 from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
 from stylegan_lightning.training.distributed import finish_gradients
@@ -55,6 +58,88 @@ def test_phases_in_the_published_order():
         ("G", 0, 1), ("G/pl", 0, 4), ("D", 1, 1), ("D/r1", 1, 16),
     ]  # fmt: skip
     assert [p.name for p in _phases(1, 4)] == ["G", "G/pl", "D"]
+
+
+def test_critic_steps_and_main_objectives_are_not_lazy_phases():
+    penalties = ({}, {"gp": GradientPenalty(10.0), "r1": R1(1.0, interval=16)})
+    phases = build_phases(Objectives(nn.Identity(), nn.Identity(), None), *penalties, g_interval=5)
+    assert [(p.name, p.interval, p.is_lazy) for p in phases] == [
+        ("G", 5, False), ("D", 1, False), ("D/r1", 16, True),
+    ]  # fmt: skip
+
+
+class Spy:
+    """Takes the place of loss, critic and penalties; notes what reaches it."""
+
+    def __init__(self, needs=True, interval=1):
+        self.needs_reals = self.needs_fakes = needs
+        self.interval, self.seen = interval, []
+
+    def generator(self, fake_logits, real_logits=None):
+        self.seen.append((fake_logits, real_logits))
+        return fake_logits.mean()
+
+    def discriminator(self, real_logits, fake_logits):
+        self.seen.append((real_logits, fake_logits))
+        return fake_logits.mean() - real_logits.mean()
+
+    def __call__(self, critic, reals, fakes):
+        self.seen.append((critic(reals), reals, fakes))
+        return torch.zeros(()) + 7.0
+
+
+def _objectives(loss):
+    synthesis = StyleGAN2Synthesis(8, 1, w_dim=4, channel_base=32, channel_max=4)
+    G = Generator(synthesis, partial(MappingNetwork, z_dim=4, num_layers=1))
+    values = {}
+    judge = lambda img, c: img.mean((1, 2, 3))[:, None]  # noqa: E731
+    return Objectives(G, judge, loss, record=values.__setitem__), values
+
+
+def test_penalties_of_every_step_see_the_fakes_of_the_main_objective():
+    loss, penalty = Spy(), Spy()
+    objectives, values = _objectives(loss)
+    _, d_phase = build_phases(objectives, {}, {"gp": penalty})
+    reals, c = torch.ones(4, 1, 8, 8), torch.zeros(4, 0)
+    value = d_phase.objective(reals, c, c)
+    ((real_logits, fake_logits),), ((_, seen_reals, fakes),) = loss.seen, penalty.seen
+    assert seen_reals is reals and torch.equal(fakes.mean((1, 2, 3))[:, None], fake_logits)
+    torch.testing.assert_close(value, fake_logits.mean() - real_logits.mean() + 7.0)
+    assert float(values["penalty/gp"]) == 7.0 and not fakes.requires_grad
+
+
+def test_a_lazy_penalty_counts_its_interval_times_and_draws_its_own_fakes():
+    penalty = Spy(interval=4)
+    objectives, _ = _objectives(Spy())
+    phase = build_phases(objectives, {}, {"r2": penalty})[-1]
+    c = torch.zeros(4, 0)
+    assert phase.name == "D/r2" and float(phase.objective(torch.ones(4, 1, 8, 8), c, c)) == 28.0
+    assert penalty.seen[0][2].shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("needs", [True, False])
+def test_the_generator_sees_reals_only_where_its_loss_compares(needs):
+    loss = Spy(needs)
+    objectives, _ = _objectives(loss)
+    c = torch.zeros(4, 0)
+    build_phases(objectives, {}, {})[0].objective(torch.full((4, 1, 8, 8), 3.0), c, c)
+    ((_, real_logits),) = loss.seen
+    assert real_logits.tolist() == [[3.0]] * 4 if needs else real_logits is None
+
+
+def test_blur_reaches_every_judgement():
+    loss, penalty = Spy(), Spy()
+    objectives, _ = _objectives(loss)
+    phases = build_phases(objectives, {}, {"gp": penalty})
+    reals, c = torch.zeros(4, 1, 8, 8), torch.zeros(4, 0)
+    reals[..., 0, 0] = 64.0  # part of the blurred point falls outside the picture
+    objectives.blur_sigma = 2.0
+    for phase in phases:
+        phase.objective(reals, c, c)
+    expected = blur2d(reals, 2.0).mean((1, 2, 3))[:, None]
+    assert float(expected[0]) < 0.8
+    for seen in (loss.seen[0][1], loss.seen[1][0], penalty.seen[0][0]):
+        torch.testing.assert_close(seen, expected)
 
 
 def test_crossover_is_uniform_over_layers_and_absent_with_the_rest():
