@@ -9,6 +9,7 @@ from stylegan_lightning import builders, launch
 from stylegan_lightning import trainer as parts
 from stylegan_lightning.config_checks import raise_together, run_problems
 from stylegan_lightning.data.datamodule import StageDataModule
+from stylegan_lightning.data.levels import add_levels
 from stylegan_lightning.data.summary import summary_text
 from stylegan_lightning.training.checkpoint import Checkpoints
 
@@ -19,12 +20,13 @@ def train(cfg: DictConfig) -> float | None:
     """One run; returns the best value of the metric (for sweeps)."""
     cfg, run_dir, resume = launch.start_config(cfg)
     raise_together(run_problems(cfg))
-    parts.check_devices(cfg)
+    schedule = builders.build_schedule(cfg)
+    parts.check_devices(cfg, schedule)
     launch.prepare_process(cfg)
     distance = builders.build_distance(cfg)
     dataset = builders.build_dataset(cfg, launch.show_progress("preparing images"))
     cfg.model.c_dim = dataset.c_dim
-    schedule = builders.build_schedule(cfg)
+    add_levels(dataset, schedule.resolutions)
     module = builders.build_module(cfg, schedule)
     if cfg.init_from is not None and resume is None:
         launch.load_initial_weights(module, cfg.init_from)

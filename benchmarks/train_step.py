@@ -121,7 +121,7 @@ def build(args: argparse.Namespace, device: torch.device) -> tuple[list[Phase], 
     synthesis = StyleGAN2Synthesis(args.resolution, 3, **size)
     G = Generator(synthesis, partial(MappingNetwork, num_layers=args.mapping_layers)).to(device)
     D = StyleGAN2Discriminator(args.resolution, 3, **size).to(device)
-    objectives = Objectives(G, D, NonSaturating(), 0.9, LatentStream(torch.Generator(device)))
+    objectives = Objectives(G, D, NonSaturating(), 0.9, stream=LatentStream(torch.Generator(device)))
     phases = build_phases(objectives, {"pl": PathLength().to(device)}, {"r1": R1(1.0)})
     nets: tuple[nn.Module, nn.Module] = (G, D)
     adams = [torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.0, 0.99), fused=True) for net in nets]

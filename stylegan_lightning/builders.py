@@ -79,6 +79,10 @@ def build_generator(cfg: DictConfig) -> Generator:
     return _build(cfg.model.generator)
 
 
+def build_discriminator(cfg: DictConfig) -> nn.Module:
+    return _build(cfg.model.discriminator)
+
+
 def build_module(cfg: DictConfig, schedule: Schedule) -> GAN:
     """The LightningModule with freshly initialised networks, drawn from `cfg.seed`."""
     torch.manual_seed(cfg.seed)
@@ -87,12 +91,13 @@ def build_module(cfg: DictConfig, schedule: Schedule) -> GAN:
     d_penalties = {name: _build(p) for name, p in model.d_penalties.items() if p.gamma > 0}
     return GAN(
         build_generator(cfg),
-        _build(model.discriminator),
+        build_discriminator(cfg),
         loss=_build(model.loss),
         g_penalties=g_penalties,
         d_penalties=d_penalties,
         schedule=schedule,
         style_mixing_prob=model.style_mixing_prob,
+        g_interval=model.g_interval,
         ema=EMASettings(model.ema_kimg, model.ema_rampup),
         g_adam=AdamSettings(tuple(model.g_betas), model.adam_eps),
         d_adam=AdamSettings(tuple(model.d_betas), model.adam_eps),

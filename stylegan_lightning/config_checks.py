@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -15,9 +16,15 @@ from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.networks import Generator, Growing
 from stylegan_lightning.networks.stylegan2 import block_resolutions
+from stylegan_lightning.schedule import Schedule
+
+T = TypeVar("T")
 
 
 def raise_together(problems: Sequence[str]) -> None:
@@ -46,7 +53,10 @@ def check_command_line(conf_dir: Path, config_name: str, arguments: Sequence[str
         wrong |= {o.input_line: p for o in values if (p := _key_problem(o, keys, loader))}
         problems += wrong.values()
         known = [o for o in values if o.input_line not in wrong and not o.is_sweep_override()]
-        cfg = compose(config_name, _lines([*chosen, *known]))
+        try:
+            cfg = compose(config_name, _lines([*chosen, *known]))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise_together([*problems, str(error).strip().splitlines()[0]])
     if OmegaConf.select(cfg, "resume", default=None) is None:  # a resumed run has its own configuration
         problems += run_problems(cfg) if config_name == "train" else evaluation_problems(cfg)
     raise_together(problems)
@@ -117,11 +127,11 @@ def _all_keys(node: Any, prefix: str = "") -> list[str]:
     """Dotted names of every node, lists included whole."""
     keys: list[str] = []
     if isinstance(node, DictConfig):
-        for name in map(str, node):
-            keys.append(f"{prefix}{name}")
+        for name in node:
+            keys.append(f"{prefix}{name!s}")
             child = node._get_node(name)
             if isinstance(child, DictConfig):
-                keys += _all_keys(child, f"{prefix}{name}.")
+                keys += _all_keys(child, f"{prefix}{name!s}.")
     return keys
 
 
@@ -141,11 +151,22 @@ def _number(low: float, strict: bool = False) -> Rule:
 
 
 def _one_of(*choices: Any) -> Rule:
-    return lambda v: v in choices and not isinstance(v, bool), "one of " + ", ".join(map(str, choices))
+    return lambda v: any(v is c or (v == c and not isinstance(v, bool)) for c in choices), "one of " + ", ".join(
+        map(str, choices)
+    )
 
 
 def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+def _table(rule: Rule, example: str) -> Rule:
+    """Values by resolution."""
+
+    def holds(v: Any) -> bool:
+        return isinstance(v, DictConfig | dict) and all(isinstance(k, int) and rule[0](x) for k, x in v.items())
+
+    return holds, f"a table of resolutions, such as {example}, each value {rule[1]}"
 
 
 def _is_resolution(v: Any) -> bool:
@@ -189,6 +210,12 @@ RULES: dict[str, Rule] = {
     "model.pl_interval": _whole(1),
     "model.pl_batch_shrink": _whole(1),
     "model.pl_decay": _PROBABILITY,
+    "model.g_interval": _whole(1),
+    "model.gp_gamma": _number(0),
+    "model.gp_center": _number(0),
+    "model.gp_resolution": _or_null(_whole(4)),
+    "model.r1_resolution": _or_null(_whole(4)),
+    "model.fused_scale": _one_of(True, False, "auto"),
     "model.g_lr": _number(0, strict=True),
     "model.d_lr": _number(0, strict=True),
     "model.g_betas": _BETAS,
@@ -199,6 +226,12 @@ RULES: dict[str, Rule] = {
     "schedule.total_kimg": _number(0, strict=True),
     "schedule.tick_kimg": _number(0, strict=True),
     "schedule.batch_size": _whole(1),
+    "schedule.start_resolution": _whole(4),
+    "schedule.stabilise_kimg": _number(0),
+    "schedule.fade_kimg": _number(0),
+    "schedule.minibatch_repeats": _whole(1),
+    "schedule.batch_sizes": _or_null(_table(_whole(1), "{4: 16, 8: 16}")),
+    "schedule.lrs": _or_null(_table(_number(0, strict=True), "{128: 0.0015}")),
     "metrics.every_ticks": _whole(1),
     "metrics.extractor": _or_null(_one_of("efflite0", "inception")),
     "metrics.preset": _one_of("quick", "fid10k_full", "fid50k_full"),
@@ -223,8 +256,9 @@ _EVALUATION_RULES: dict[str, Rule] = {
 
 def run_problems(cfg: DictConfig) -> list[str]:
     """Every value of a training configuration that cannot work."""
-    broken = _broken(cfg, RULES)
-    problems = [*broken.values(), *_relations(cfg, set(broken))]
+    rules = RULES | ({"data.resolution": _whole(4)} if cfg.model.name == "mlp" else {})
+    broken = _broken(cfg, rules)
+    problems = [*broken.values(), *_relations(cfg, broken)]
     path = OmegaConf.select(cfg, "data.path", default=_ABSENT)
     if cfg.data.name == "image_folder" and path is None:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
@@ -253,24 +287,57 @@ def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> dict[str, str]:
     return problems
 
 
-def _relations(cfg: DictConfig, broken: set[str]) -> list[str]:
-    """Values that are fine alone but not together; those of `broken` keys are not judged again."""
+def _relations(cfg: DictConfig, broken: Iterable[str]) -> list[str]:
+    """Values that are fine alone but not together, found by building schedule and networks, these without weights.
+
+    What depends on a key of `broken` is not judged again.
+    """
+    cfg = cfg.copy()  # type: ignore[assignment]
+    cfg.model.c_dim = 0
+    sections = {key.split(".")[0] for key in broken}
+    problems: list[str] = []
+    schedule = None if "schedule" in sections else _try(build_schedule, cfg, problems)
+    for batch_size in schedule.batch_sizes if schedule and "model.mbstd_group_size" not in broken else ():
+        problems += _batch_problems(batch_size, cfg.model.get("mbstd_group_size"))
+    if not sections & {"data", "model"}:
+        with torch.device("meta"):
+            G = _try(build_generator, cfg, problems)
+            D = _try(build_discriminator, cfg, problems)
+        if G is not None and D is not None:
+            problems += _model_problems(cfg, G)
+            problems += _growth_problems(cfg, G, D, schedule) if schedule else []
+    return list(dict.fromkeys(problems))
+
+
+def _try(build: Callable[[DictConfig], T], cfg: DictConfig, problems: list[str]) -> T | None:
+    try:
+        return build(cfg)
+    except UserError as error:
+        problems.append(str(error.__cause__.__cause__) if error.__cause__ and error.__cause__.__cause__ else str(error))
+        return None
+
+
+def _model_problems(cfg: DictConfig, G: Generator) -> list[str]:
     model, problems = cfg.model, []
-
-    def judged(*keys: str) -> bool:
-        return not broken & set(keys)
-
-    if judged("data.resolution", "model.channel_base") and model.channel_base // cfg.data.resolution < 1:
+    if model.style_mixing_prob > 0 and G.num_ws == 1:
         problems.append(
-            f"model.channel_base must be at least data.resolution, so that the last block has a channel; "
-            f"got {model.channel_base} for {cfg.data.resolution}"
+            f"model.style_mixing_prob must be 0: model={model.name} has one style; got {model.style_mixing_prob}"
         )
-    if judged("model.mbstd_group_size", "schedule.batch_size"):
-        problems += _batch_problems(cfg.schedule.batch_size, model.mbstd_group_size)
-    z_is_w = model.z_dim == model.w_dim
-    if judged("model.mapping_layers", "model.z_dim", "model.w_dim") and model.mapping_layers == 0 and not z_is_w:
-        problems.append(f"model.mapping_layers=0 needs model.z_dim == model.w_dim; got {model.z_dim} and {model.w_dim}")
+    if not len(getattr(G.mapping, "layers", [1])) and model.get("pl_weight", 0) > 0:
+        problems.append(
+            "path length needs a mapping network: set model.pl_weight=0, or model.mapping_layers to 1 or more"
+        )
     return problems
+
+
+def _growth_problems(cfg: DictConfig, G: Generator, D: Any, schedule: Schedule) -> list[str]:
+    first, last = schedule.resolutions[0], schedule.resolutions[-1]
+    if first < last and not (isinstance(G.synthesis, Growing) and isinstance(D, Growing)):
+        return [
+            f"this schedule grows from {first} to {last} pixels, which model={cfg.model.name} cannot: "
+            "use schedule=fixed, or model=progan or model=stylegan1"
+        ]
+    return []
 
 
 def _batch_problems(batch: int, group: int | None) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +20,13 @@ def to_uint8(img: Tensor) -> Tensor:
 def to_dynamic_range(img: Tensor) -> Tensor:
     """uint8 [N, C, H, W] -> float32 in [-1, 1], channels last."""
     return (img.to(torch.float32) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def fade_reals(imgs: Tensor, alpha: float) -> Tensor:
+    """Real images as a growing network sees them: alpha of themselves, the rest from half the resolution."""
+    if alpha == 1:
+        return imgs
+    return F.interpolate(F.avg_pool2d(imgs, 2), scale_factor=2.0, mode="nearest").lerp(imgs, alpha)
 
 
 def image_grid(imgs: Tensor, columns: int, min_cell: int = 64) -> np.ndarray:

@@ -29,6 +29,16 @@ def auto_ema_kimg(batch: int) -> float:
     return batch * 10 / 32
 
 
+def auto_blur_kimg(batch: int) -> float:
+    """Over which the blur of StyleGAN3-R's discriminator disappears."""
+    return batch * 200 / 32
+
+
+def zero_layer_w_dim(z_dim: int, c_dim: int, label_dim: int = 32) -> int:
+    """Width of ws when the mapping has no layers: z, and beside it the label where there is one."""
+    return z_dim + (label_dim if c_dim else 0)
+
+
 RESOLVERS = {
     "auto_batch": auto_batch,
     "auto_mbstd": auto_mbstd,
@@ -36,4 +46,6 @@ RESOLVERS = {
     "auto_lr": auto_lr,
     "auto_gamma": auto_gamma,
     "auto_ema_kimg": auto_ema_kimg,
+    "auto_blur_kimg": auto_blur_kimg,
+    "zero_layer_w_dim": zero_layer_w_dim,
 }

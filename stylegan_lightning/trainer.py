@@ -18,6 +18,7 @@ from stylegan_lightning.config_checks import check_batch_over_ranks
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.frechet import FrechetDistance
+from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.callbacks import (
     Distance,
     GracefulStop,
@@ -103,7 +104,7 @@ def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
     return logger
 
 
-def check_devices(cfg: DictConfig) -> None:
+def check_devices(cfg: DictConfig, schedule: Schedule) -> None:
     """Raises UserError when the devices that `cfg.trainer` names are not there, or do not divide the batch."""
     name, count = cfg.trainer.accelerator, device_count(cfg.trainer.devices)
     there = torch.cuda.device_count()
@@ -112,7 +113,8 @@ def check_devices(cfg: DictConfig) -> None:
             f"trainer.accelerator={name} with {count} device(s) needs as many GPUs; PyTorch sees {there}. "
             "Use trainer=auto or trainer=cpu, or fewer trainer.devices"
         )
-    check_batch_over_ranks(cfg.schedule.batch_size, cfg.model.mbstd_group_size, count * cfg.trainer.num_nodes)
+    for batch_size in schedule.batch_sizes:
+        check_batch_over_ranks(batch_size, cfg.model.get("mbstd_group_size"), count * cfg.trainer.num_nodes)
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:

@@ -55,10 +55,57 @@ def composed(*overrides: str):
         return compose("train", list(overrides))
 
 
-SMALL = {  # for experiments, whose own values would win over `tiny` given as a group
-    "model.z_dim": 8, "model.w_dim": 8, "model.mapping_layers": 2, "model.channel_base": 64, "model.channel_max": 8,
-    "schedule.total_kimg": 0.128, "schedule.tick_kimg": 0.064,
+SMALL = {
+    "z_dim": 8, "w_dim": 8, "mapping_layers": 2, "channel_base": 64, "channel_max": 8, "g_hidden": 16, "d_hidden": 16,
+    "num_layers": 4, "num_critical": 1, "magnitude_ema_kimg": 0.1, "blur_fade_kimg": 0.1, "mbstd_group_size": 4,
 }  # fmt: skip
+"""Sizes by name of the key in a model's file."""
+
+
+def reduced(*choices: str) -> list[str]:
+    """Overrides that make the model of a configuration small, whichever it is."""
+    model = composed(*choices).model
+    keys = [k for k in SMALL if model.get(k) and not OmegaConf.is_interpolation(model, k)]
+    return [f"model.{k}={SMALL[k]}" for k in keys]
+
+
+def short(name: str) -> list[str]:
+    """Overrides for eight batches or more that pass through growth, where there is any."""
+    lengths = ["schedule.total_kimg=0.128", "schedule.tick_kimg=0.064", "metrics=none", "data.resolution=16"]
+    if "progressive" not in name:
+        return lengths
+    table = "{4: 16, 8: 16, 16: 8}"
+    return [*lengths, "schedule.stabilise_kimg=0.016", "schedule.fade_kimg=0.016", f"schedule.batch_sizes={table}"]
+
+
+def arguments_for(group: str, name: str, tiny: tuple[str, ...], tmp_path) -> list[str]:
+    """The overrides of one real run of a file in conf/."""
+    plain = [a for a in tiny if not a.startswith("model.")]
+    few = ["data.size=64", "callbacks.samples.rows=2", "callbacks.samples.columns=4"]
+    if group == "model":
+        return [*plain, "data.resolution=16", f"model={name}", *reduced(f"model={name}")]
+    if group == "loss":
+        return [*tiny, f"loss@model.loss={name}"]
+    if group == "recipe":
+        experiment, model = name.split("_", 1)
+        return [*plain, "data.resolution=16", f"experiment={experiment}", f"model={model}"]
+    if group == "schedule" and name != "fixed":
+        choices = [f"schedule={name}", "model=progan"]
+        return [*few, *choices, *reduced(*choices), *short(name)]
+    if group == "experiment":
+        choice = f"experiment={name}"
+        kind = "progressive" if "batch_sizes" in composed(choice).schedule else "fixed"
+        where = [f"data.path={tmp_path}"] if name == "cifar" else ["data.size=64"]
+        return [choice, *few[1:], *where, *reduced(choice), *short(kind)]
+    if group == "data" and name == "image_folder":
+        for i in range(4):
+            Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    if group == "data" and name != "faces":
+        files = [f"data.path={tmp_path}", *(["data.labels=true"] if name in SETS else [])]
+        return [*(a for a in tiny if not a.startswith("data.size")), f"data={name}", *files]
+    extra = {"trainer=ddp": ["trainer.devices=1"], "metrics=fd_efflite0": ["metrics.num_fake=16"]}
+    rest = [a for a in tiny if not (group == "metrics" and a == "metrics=none")]
+    return [*rest, f"{group}={name}", *extra.get(f"{group}={name}", []), f"name={name}"]
 
 
 @pytest.mark.parametrize("choice", [f"{g}={name}" for g in GROUPS for name in GROUPS[g]])
@@ -69,24 +116,9 @@ def test_every_config_runs(run, tiny, tmp_path, choice, stand_ins):
                    "metrics.weights_path=/nowhere" if name == "fid" else "seed=0")  # fmt: skip
         assert done.code == 2 and done.err.startswith("error: ")
         return
-    arguments = [a for a in tiny if not (group == "metrics" and a == "metrics=none")]
-    if group == "data":
-        arguments = [a for a in arguments if not a.startswith("data.size") or name == "faces"]
-        if name == "image_folder":
-            for i in range(4):
-                Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / f"{i}.png")
-            arguments.append(f"data.path={tmp_path}")
-        elif name in SETS:
-            arguments += [f"data.path={tmp_path}", "data.labels=true"]
-    if group == "experiment":
-        arguments = ["metrics=none", "data.resolution=8", *(f"{k}={v}" for k, v in SMALL.items())]
-        arguments += [f"data.path={tmp_path}"] if name == "cifar" else ["data.size=64"]
-    if group == "trainer" and name == "ddp":
-        arguments.append("trainer.devices=1")
-    if group == "logger":
-        arguments.append(f"name={name}")
-    arguments += ["metrics.num_fake=16"] if (group, name) == ("metrics", "fd_efflite0") else []
-    done = run("train.py", *arguments, choice, f"run_dir={tmp_path}/r", *(["logger=csv"] if group != "logger" else []))
+    arguments = arguments_for(group, name, tiny, tmp_path)
+    logger = [] if group == "logger" else ["logger=csv"]
+    done = run("train.py", *arguments, *logger, f"run_dir={tmp_path}/r")
     assert done.code == 0, done.err
     rows = read_rows(tmp_path / "r/metrics.csv")
     assert math.isfinite(float(rows[-1]["loss/G"])) and math.isfinite(float(rows[-1]["loss/D"]))
@@ -111,6 +143,54 @@ def test_published_experiments_hold_the_published_values(name):
     if name == "cifar":
         assert (m.g_lr, m.g_betas[1]) == pytest.approx((0.0025 * 0.8, 0.99**0.8), rel=1e-5)
         assert (m.pl_weight, m.style_mixing_prob, m.d_architecture) == (0, 0, "orig")
+    assert run_problems(cfg) == []
+
+
+RUNS = {  # of the StyleGAN3 paper: data -> resolution, batch, kimg, gamma of StyleGAN2, 3-T and 3-R
+    "ffhqu1024": (1024, 32, 25_000, (10, 32.8, 32.8)),
+    "metfacesu1024": (1024, 32, 5000, (10, 16.4, 6.6)),
+    "metfaces1024": (1024, 32, 5000, (5, 6.6, 3.3)),
+    "afhqv2": (512, 32, 25_000, (5, 8.2, 16.4)),
+    "ffhqu256": (256, 64, 25_000, (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("data", RUNS)
+@pytest.mark.parametrize(("column", "model"), list(enumerate(["stylegan2", "stylegan3_t", "stylegan3_r"])))
+def test_the_runs_of_the_stylegan3_paper(data, column, model):
+    cfg = composed(f"experiment={model}_{data}")
+    resolution, batch, kimg, gammas = RUNS[data]
+    values = (cfg.data.resolution, cfg.schedule.batch_size, cfg.schedule.total_kimg, cfg.model.r1_gamma)
+    assert values == (resolution, batch, kimg, gammas[column])
+    assert cfg.model.name == model and cfg.data.mirror is True
+    assert cfg.model.d_lr == (0.0025 if data == "ffhqu256" else 0.002)
+    assert cfg.model.g_lr == (0.0025 if model != "stylegan2" or data == "ffhqu256" else 0.002)
+    assert cfg.model.channel_base == (16384 if data == "ffhqu256" else 32768)
+    if model == "stylegan3_r":
+        assert (cfg.model.blur_sigma, cfg.model.blur_fade_kimg) == (10, batch * 200 / 32)
+        assert cfg.model.generator.synthesis.channel_multiplier == 2
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+def test_the_published_growing_runs(gpus):
+    progan, stylegan1 = composed(f"experiment=progan_{gpus}gpu"), composed(f"experiment=stylegan1_{gpus}gpu")
+    assert progan.schedule.batch_sizes == stylegan1.schedule.batch_sizes
+    assert (progan.schedule.start_resolution, stylegan1.schedule.start_resolution) == (4, 8)
+    assert (progan.schedule.total_kimg, stylegan1.schedule.total_kimg) == (12_000, 25_000)
+    assert dict(stylegan1.schedule.lrs) == {128: 0.0015, 256: 0.002, 512: 0.003, 1024: 0.003}
+    rates = {1: {1024: 0.0015}, 2: {512: 0.0015, 1024: 0.002}, 4: {256: 0.0015, 512: 0.002, 1024: 0.003}}
+    assert dict(progan.schedule.lrs) == rates.get(gpus, dict(stylegan1.schedule.lrs))
+    for cfg in (progan, stylegan1):
+        assert (cfg.schedule.stabilise_kimg, cfg.schedule.fade_kimg, cfg.schedule.minibatch_repeats) == (600, 600, 4)
+    r1 = stylegan1.model.d_penalties.r1
+    assert (r1.gamma, r1.interval, r1.full_resolution) == (10, 1, 1024)
+    gp = progan.model.d_penalties.gp
+    assert (gp.gamma, gp.center, gp.full_resolution, progan.model.loss.drift) == (10, 1, 1024, 0.001)
+
+
+@pytest.mark.parametrize("name", GROUPS["experiment"])
+def test_every_experiment_is_valid_as_it_stands(name):
+    cfg = composed(f"experiment={name}")
     assert run_problems(cfg) == []
 
 

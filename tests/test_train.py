@@ -175,7 +175,7 @@ MISTAKES = {
     "several unknown keys": (["a.b=1", "seeed=3", "data=facez"], ["3 problems", "a.b", "seed", "faces"]),
     "resolution": (["data.resolution=24"], ["power of two", "24"]),
     "batch and groups": (["schedule.batch_size=10"], ["divisible", "10", "8 and 12"]),
-    "channels run out": (["model.channel_base=4"], ["model.channel_base", "at least"]),
+    "channels run out": (["model.channel_base=4"], ["channel_base=4", "at least 8"]),
     "no data": (["data=image_folder"], ["data.path"]),
     "missing data": (["data=image_folder", "data.path=/nowhere/at/all"], ["/nowhere/at/all"]),
     "missing checkpoint": (["resume=/nowhere/x.ckpt"], ["/nowhere/x.ckpt"]),

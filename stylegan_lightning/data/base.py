@@ -70,14 +70,17 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.label_names = tuple(label_names)
         self.attributes = attributes or {}
         self.stats = stats or {}
+        self.levels: dict[int, np.ndarray] = {}
+        """The same images at lower resolutions, where `add_levels` has made them."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "images": _npy_file(self.images) or self.images}
+        levels = {r: npy_file(level) or level for r, level in self.levels.items()}
+        return {**self.__dict__, "images": npy_file(self.images) or self.images, "levels": levels}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if isinstance(state["images"], Path):
-            self.images = np.asarray(np.load(state["images"], mmap_mode="r", allow_pickle=False))
+        self.images = _reopen(state["images"])
+        self.levels = {r: _reopen(level) for r, level in state["levels"].items()}
 
     img_resolution = property(lambda self: int(self.images.shape[-1]))
     img_channels = property(lambda self: int(self.images.shape[1]))
@@ -90,17 +93,24 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         imgs, labels = self.batch([index])
         return imgs[0], labels[0]
 
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """img uint8 [B, C, H, W] and c float32 [B, c_dim] of the given items."""
+    def batch(self, indices: Sequence[int], resolution: int | None = None) -> tuple[Tensor, Tensor]:
+        """img uint8 [B, C, H, W] and c float32 [B, c_dim] of the given items, at their own or a lower resolution."""
         index = np.asarray(indices)
         n = len(self.images)
-        imgs = self.images[index % n]  # fancy indexing copies out of the memory map
+        images = self.images if resolution in (None, self.img_resolution) else self.levels[resolution]
+        imgs = images[index % n]  # fancy indexing copies out of the memory map
         flipped = index >= n
         imgs[flipped] = imgs[flipped][..., ::-1]
         return torch.from_numpy(imgs), torch.from_numpy(self.targets[index % n])
 
 
-def _npy_file(images: np.ndarray) -> Path | None:
+def _reopen(stored: Path | np.ndarray) -> np.ndarray:
+    if isinstance(stored, Path):
+        return np.asarray(np.load(stored, mmap_mode="r", allow_pickle=False))
+    return stored
+
+
+def npy_file(images: np.ndarray) -> Path | None:
     """The .npy file that `images` maps read-only and as a whole; None for any other array."""
     mapped = images if isinstance(images, np.memmap) else images.base
     if not isinstance(mapped, np.memmap) or mapped.mode != "r" or not mapped.filename:

@@ -4,6 +4,7 @@
                              labels.npy      float32 [N, c]
                              attributes.npz  float32 [N] by name
                              meta.json       fingerprint, label names, summary, skipped files
+                             images_<r>.npy  smaller versions, for growing runs only (`levels.py`)
 
 A cache is written under a temporary name beside its final one and renamed when complete, under a file lock.
 """
@@ -78,9 +79,9 @@ def prepare(
     final = root / cache_name(source)
     dataset = _load(final, mirror)
     if dataset is None:
-        with _explain(root):
+        with explain(root):
             root.mkdir(parents=True, exist_ok=True)
-        with _locked(root, final.name):
+        with locked(root, final.name):
             dataset = _load(final, mirror)  # another process may have made it while this one waited
             if dataset is None:
                 _build(source, final, on_error, workers, progress)
@@ -125,11 +126,12 @@ def _load(final: Path, mirror: bool) -> PreparedDataset | None:
 
 
 @contextlib.contextmanager
-def _locked(root: Path, name: str) -> Iterator[None]:
-    with _explain(root):
+def locked(root: Path, name: str) -> Iterator[None]:
+    """Only one process at a time works on the cache `name` in `root`."""
+    with explain(root):
         lock = open(root / f".{name}.lock", "a")  # noqa: SIM115 - closed below; the file stays: removing races
     with lock:
-        with _explain(root):
+        with explain(root):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -139,7 +141,7 @@ def _locked(root: Path, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain(root: Path) -> Iterator[None]:
+def explain(root: Path) -> Iterator[None]:
     """A disk that is full or not writable becomes one message that says what to change."""
     try:
         yield
@@ -158,13 +160,13 @@ def _build(source: ImageSource, final: Path, on_error: str, workers: int | None,
         shutil.rmtree(left, ignore_errors=True)
     shape = (len(source), source.channels, source.resolution, source.resolution)
     _check_space(root, math.prod(shape))
-    with _explain(root):
+    with explain(root):
         temp = Path(tempfile.mkdtemp(prefix=f".tmp-{final.name}-", dir=root))
     try:
         tally, seconds = _write_images(source, temp / "images.npy", shape, on_error, workers, progress)
         if len(tally.kept) < 2:
             raise UserError(f"{source.name}: training needs at least 2 images; {refusal(tally.skipped, len(source))}")
-        with _explain(root):
+        with explain(root):
             _write_rest(source, temp, tally, seconds)
             temp.chmod(0o755)  # mkdtemp makes it private; a cache may be shared
             if final.exists():
@@ -177,7 +179,7 @@ def _build(source: ImageSource, final: Path, on_error: str, workers: int | None,
 
 
 def _check_space(root: Path, needed: int) -> None:
-    with _explain(root):
+    with explain(root):
         free = shutil.disk_usage(root).free
     if free < needed:
         raise UserError(
@@ -198,18 +200,18 @@ def _write_images(
     tally = Tally(np.zeros(shape[1], np.int64), np.zeros(shape[1], np.int64), math.prod(shape[2:]))
     start, root = time.perf_counter(), path.parent.parent
     with contextlib.ExitStack() as stack:
-        with _explain(root):
+        with explain(root):
             file = stack.enter_context(open(path, "wb"))
             header = _write_header(file, shape)
         for stop, chunk in stack.enter_context(contextlib.closing(_chunks(source, workers))):
             tally.add(chunk)
             if on_error == "raise" and tally.skipped:
                 raise UserError(f"{source.name}: {refusal(tally.skipped, shape[0])}")
-            with _explain(root):
+            with explain(root):
                 file.write(chunk.images.data)
             if progress:
                 progress(stop, shape[0])
-        with _explain(root):
+        with explain(root):
             file.seek(0)
             if _write_header(file, (len(tally.kept), *shape[1:])) != header:
                 raise RuntimeError("the .npy header changed its length")

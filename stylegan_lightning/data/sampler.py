@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,14 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """img uint8 [B, C, H, W], its labels c [B, c_dim], labels for generated images [B, c_dim]."""
 
 _ORDER, _LABELS = 0, 1
+
+
+class BatchItems(NamedTuple):
+    """What a batch holds: real images at a resolution, and the items whose labels condition the generator."""
+
+    resolution: int
+    reals: list[int]
+    labels: list[int]
 
 
 class DataOrder:
@@ -41,9 +50,8 @@ class DataOrder:
 
 
 class StageBatchSampler:
-    """Index batches of one tick, starting at `position()` images; batch sizes follow the schedule.
+    """The batches of one tick, starting at `position()` images; size and resolution follow the schedule.
 
-    A batch is the items of the real images followed by as many items whose labels condition the generator.
     Rank r of w takes every w-th row from r.
     """
 
@@ -60,15 +68,16 @@ class StageBatchSampler:
         self.schedule, self.seed, self.position = schedule, seed, position
         self.rank, self.world_size = rank, world_size
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[BatchItems]:
         nimg = self.position()
         while nimg < self.schedule.total_nimg:
-            size = self.schedule.at(nimg).batch_size
+            stage = self.schedule.at(nimg)
+            size = stage.batch_size
             reals = self.order.items(nimg, size)
             rng = np.random.default_rng([self.seed, _LABELS, nimg])
             labels = rng.integers(self.order.num_items, size=size)
             mine = slice(self.rank, None, self.world_size)
-            yield [*reals[mine].tolist(), *labels[mine].tolist()]
+            yield BatchItems(stage.resolution, reals[mine].tolist(), labels[mine].tolist())
             before, nimg = nimg, nimg + size
             if ends_tick(self.schedule, before, nimg):
                 return
@@ -87,8 +96,7 @@ class BatchDataset(torch.utils.data.Dataset[Batch]):
         img, c = self.dataset.batch([index])
         return img, c, c
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        half = len(indices) // 2
-        img, c = self.dataset.batch(indices[:half])
-        labels = self.dataset.targets[np.asarray(indices[half:]) % len(self.dataset.images)]
+    def __getitems__(self, items: BatchItems) -> Batch:
+        img, c = self.dataset.batch(items.reals, items.resolution)
+        labels = self.dataset.targets[np.asarray(items.labels) % len(self.dataset.images)]
         return img, c, torch.from_numpy(labels)
