@@ -23,6 +23,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.metrics.features import FeatureExtractor
 from stylegan_lightning.metrics.preset import PRESETS, Preset, get_preset
 from stylegan_lightning.metrics.real_stats import real_sums
@@ -36,7 +37,6 @@ __all__ = [
     "get_preset",
     "label_sampler",
     "metric_name",
-    "quantize",
 ]
 
 LabelSampler = Callable[[int, int], Tensor]
@@ -68,11 +68,6 @@ class FrechetResult:
 def metric_name(extractor: FeatureExtractor) -> str:
     """Log name: "fid" for the Inception network that FID is defined by, "fd_<extractor>" for any other."""
     return "fid" if extractor.name == "inception" else f"fd_{extractor.name}"
-
-
-def quantize(images: Tensor) -> Tensor:
-    """Images with dynamic range [-1, 1] -> uint8, floor(x * 127.5 + 128) clamped, as NVIDIA's metrics do."""
-    return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def label_sampler(dataset: PreparedDataset) -> LabelSampler:
@@ -234,7 +229,7 @@ class FrechetDistance:
     def _add(self, G: nn.Module, z: Tensor, c: Tensor, preset: Preset) -> None:
         with torch.inference_mode():
             images = G(z, c, truncation_psi=preset.truncation_psi, noise_mode="const").float()
-            finite, images = bool(images.isfinite().all()), quantize(images)
+            finite, images = bool(images.isfinite().all()), to_uint8(images)
         if finite:
             self.update_fake(images)
         else:  # reaches every rank through the sum

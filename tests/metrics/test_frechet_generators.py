@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.metrics.features import EfficientNetLite0
 from stylegan_lightning.metrics.frechet import (
     FrechetDistance,
@@ -23,7 +24,6 @@ from stylegan_lightning.metrics.frechet import (
     get_preset,
     label_sampler,
     metric_name,
-    quantize,
 )
 
 
@@ -131,9 +131,9 @@ def test_constant_images_have_a_finite_distance() -> None:
     assert 0 < evaluate(G).result().value < float("inf")
 
 
-def test_quantize_is_nvidias() -> None:
+def test_quantisation_is_nvidias() -> None:
     x = torch.tensor([-2.0, -1.0, -1.0 + 0.9 / 127.5, 0.0, 1.0 / 127.5, 1.0, 3.0])
-    assert quantize(x).tolist() == [0, 0, 1, 128, 129, 255, 255]
+    assert to_uint8(x).tolist() == [0, 0, 1, 128, 129, 255, 255]
 
 
 # ------------------------------------------------------------------------------------------- several ranks
