@@ -34,6 +34,11 @@ def auto_blur_kimg(batch: int) -> float:
     return batch * 200 / 32
 
 
+def by_size(resolution: int, small: float, large: float) -> float:
+    """`small` up to 32 pixels, `large` above: settings of short runs."""
+    return small if resolution <= 32 else large
+
+
 def zero_layer_w_dim(z_dim: int, c_dim: int, label_dim: int = 32) -> int:
     """Width of ws when the mapping has no layers: z, and beside it the label where there is one."""
     return z_dim + (label_dim if c_dim else 0)
@@ -47,5 +52,6 @@ RESOLVERS = {
     "auto_gamma": auto_gamma,
     "auto_ema_kimg": auto_ema_kimg,
     "auto_blur_kimg": auto_blur_kimg,
+    "by_size": by_size,
     "zero_layer_w_dim": zero_layer_w_dim,
 }

@@ -204,6 +204,12 @@ def test_auto_follows_resolution_and_devices(resolution, gpus, expected):
     assert run_problems(cfg) == []
 
 
+def test_the_demo_takes_slower_steps_on_larger_images():
+    small, large = composed().model, composed("data.resolution=64").model
+    assert (small.g_lr, small.d_lr, small.r1_gamma) == pytest.approx((0.008, 0.008, 0.8))
+    assert (large.g_lr, large.d_lr, large.r1_gamma) == pytest.approx((0.003, 0.003, 5.12))
+
+
 def test_resolved_config_is_plain_and_names_only_our_parts():
     cfg = composed("model.c_dim=0")
     plain = builders.to_plain(cfg)
