@@ -1,4 +1,4 @@
-"""What happens at the end of a tick (one Lightning epoch). Order matters: see `default_order` in builders."""
+"""What happens at the end of a tick (one Lightning epoch). Order matters: see `trainer.default_callbacks`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from stylegan_lightning import ops
 from stylegan_lightning.interop import from_reference
 from stylegan_lightning.losses import path_lengths, squared_gradient_norm
 from tests.conftest import Reference, read_rows
+from tests.test_growth import GROW, MODELS
 
 pytestmark = pytest.mark.gpu
 
@@ -33,6 +34,22 @@ def test_stylegan2_on_cuda_equals_the_reference(parity):
     parity("cuda path lengths", lengths.cpu(), ref["pl_lengths"], 1e-3)
 
 
+@pytest.mark.parametrize("name", ["stylegan3_t_res32", "stylegan3_r_res32"])
+def test_stylegan3_on_cuda_equals_the_reference(name, parity):
+    ref = Reference(name)
+    G = from_reference(ref.under("G/"), ref.meta, "G").cuda()
+    parity(f"cuda {name} image", G.synthesis(ref["ws"].cuda()).cpu(), ref["img"])
+
+
+@pytest.mark.parametrize("name", ["progan_res16", "stylegan1_res16", "stylegan1_res16_fused"])
+def test_growing_networks_on_cuda_equal_the_reference(name, parity):
+    ref = Reference(name)
+    G = from_reference(ref.under("G/"), ref.meta, "G").cuda()
+    D = from_reference(ref.under("D/"), ref.meta, "D").cuda()
+    parity(f"cuda {name} image", G(ref["z"].cuda(), noise_mode="const").cpu(), ref["img/lod0.0"])
+    parity(f"cuda {name} logits", D(ref["real"].cuda()).cpu(), ref["logits/lod0.0"], 1e-3)
+
+
 @pytest.mark.parametrize("up", [1, 2])
 def test_second_derivatives_on_cuda_equal_the_cpu(up):
     torch.manual_seed(0)
@@ -54,3 +71,9 @@ def test_a_run_on_cuda(run, tiny, tmp_path, precision):
     assert done.code == 0, done.err
     assert float(read_rows(tmp_path / "r/metrics.csv")[-1]["memory/gpu_gib"]) > 0
     assert run("train.py", f"resume={tmp_path}/r", "schedule.total_kimg=0.1").code == 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_growing_run_on_cuda(run, tmp_path, model):
+    done = run("train.py", *GROW, *MODELS[model], "metrics=none", "trainer=gpu", f"run_dir={tmp_path}/r")
+    assert done.code == 0, done.err
