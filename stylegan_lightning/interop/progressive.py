@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stylegan_lightning.interop.names import apply_first
 from stylegan_lightning.networks import (
     Generator,
     MappingNetwork,
@@ -121,9 +122,9 @@ def _name(name: str, config: Config, network: str) -> str:
     if name == "lod":
         return name
     if network == "D":
-        return _image_layers(_first(name, _DISCRIMINATOR), config)
+        return _image_layers(apply_first(name, _DISCRIMINATOR), config)
     if config["kind"] == "progan":
-        return "synthesis." + _image_layers(_first(name, _GENERATOR), config)
+        return "synthesis." + _image_layers(apply_first(name, _GENERATOR), config)
     if name == "dlatent_avg":
         return "mapping.w_avg"
     if match := re.match(r"Dense(\d+)/", name):
@@ -131,17 +132,8 @@ def _name(name: str, config: Config, network: str) -> str:
     if match := re.fullmatch(r"noise(\d+)", name):
         index = int(match[1])
         return f"synthesis.blocks.{4 << index // 2}.layer{index % 2}.noise_const"
-    name = _image_layers(_first(name, _STYLEGAN1_LAYERS), config)
-    return "synthesis." + _first(name, _STYLEGAN1_PARTS)
-
-
-def _first(name: str, rules: tuple[tuple[str, str], ...]) -> str:
-    """`name` after the first rule that applies."""
-    for pattern, replacement in rules:
-        new = re.sub(pattern, replacement, name)
-        if new != name:
-            return new
-    return name
+    name = _image_layers(apply_first(name, _STYLEGAN1_LAYERS), config)
+    return "synthesis." + apply_first(name, _STYLEGAN1_PARTS)
 
 
 def _image_layers(name: str, config: Config) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.interop import progressive, stylegan3
+from stylegan_lightning.interop.names import Rules, apply_first
 from stylegan_lightning.networks import Generator, MappingNetwork, StyleGAN2Discriminator, StyleGAN2Synthesis
 
 Config = Mapping[str, Any]
 State = Mapping[str, np.ndarray]
 
-_STYLEGAN2_RULES: dict[str, tuple[tuple[str, str], ...]] = {
+_STYLEGAN2_RULES: dict[str, Rules] = {
     "G": (
         (r"^synthesis\.b(\d+)\.", r"synthesis.blocks.\1."),
         (r"^mapping\.fc(\d+)\.", r"mapping.layers.\1."),
@@ -55,11 +55,7 @@ _RULES = {"stylegan2": _STYLEGAN2_RULES, "stylegan3-t": stylegan3.RULES, "styleg
 
 def translate_name(name: str, kind: str, network: Literal["G", "D"]) -> str:
     """Our name of the PyTorch parameter `name` of a `kind` network."""
-    for pattern, replacement in _RULES[kind][network]:
-        new = re.sub(pattern, replacement, name)
-        if new != name:
-            return new
-    return name
+    return apply_first(name, _RULES[kind][network])
 
 
 def _renamed(state: State, config: Config, network: Literal["G", "D"]) -> dict[str, Tensor]:
@@ -88,8 +84,7 @@ def from_reference(state: State, config: Config, network: Literal["G", "D"] = "G
     z_dim, w_dim, c_dim, img_resolution, img_channels, channel_base, channel_max, mapping_layers,
     g_architecture, d_architecture, mbstd_group_size; for progan and stylegan1 see `progressive.build`, for
     stylegan3-t and stylegan3-r `stylegan3.build`.
-    Raises UserError for another kind, for a missing or
-    unknown parameter, and for one of the wrong shape.
+    Raises UserError for another kind, for a missing or unknown parameter, and for one of the wrong shape.
     """
     kind = config.get("kind")
     if kind not in _FAMILIES:

@@ -10,9 +10,10 @@ import numpy as np
 from torch import nn
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.interop.names import Rules
 from stylegan_lightning.networks import Generator, MappingNetwork, StyleGAN3Synthesis
 
-RULES: dict[str, tuple[tuple[str, str], ...]] = {
+RULES: dict[str, Rules] = {
     "G": (
         (r"^synthesis\.L(\d+)_\d+_\d+\.", r"synthesis.layers.\1."),
         (r"^mapping\.fc(\d+)\.", r"mapping.layers.\1."),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylegan_lightning.networks.layers import required_labels
 from stylegan_lightning.networks.stylegan2 import channel_table
 from stylegan_lightning.protocols import NoiseMode
 
@@ -42,13 +43,7 @@ class Projection(nn.Module):
         logits = self.out(x)
         if self.embed is None:
             return logits
-        return logits + (x * self.embed(_labels(c, self.c_dim))).sum(1, keepdim=True)
-
-
-def _labels(c: Tensor | None, c_dim: int) -> Tensor:
-    if c is None:
-        raise ValueError(f"this discriminator is conditional: c [N, {c_dim}] must be given")
-    return c.float()
+        return logits + (x * self.embed(required_labels(c, self.c_dim))).sum(1, keepdim=True)
 
 
 def _check_mlp(img_resolution: int, hidden: int, num_layers: int) -> None:
@@ -119,7 +114,7 @@ class MLPDiscriminator(nn.Module):
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         x = img.flatten(1)
         if self.c_dim:
-            x = torch.cat([x, _labels(c, self.c_dim)], 1)
+            x = torch.cat([x, required_labels(c, self.c_dim)], 1)
         return self.layers(x)
 
 

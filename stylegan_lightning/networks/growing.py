@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylegan_lightning.networks.layers import required_labels
 from stylegan_lightning.networks.stylegan2 import block_resolutions
 from stylegan_lightning.ops import minibatch_std
 from stylegan_lightning.protocols import NoiseMode
@@ -133,6 +134,4 @@ class GrowingDiscriminator(Growing):
         logits = self.epilogue(minibatch_std(x, self.mbstd_group_size))
         if not self.c_dim:
             return logits
-        if c is None:
-            raise ValueError(f"this discriminator is conditional: c [N, {self.c_dim}] must be given")
-        return (logits * c).sum(1, keepdim=True)
+        return (logits * required_labels(c, self.c_dim)).sum(1, keepdim=True)

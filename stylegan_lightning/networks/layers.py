@@ -13,6 +13,13 @@ from stylegan_lightning.ops import ACTIVATIONS, bias_act, conv2d_resample, setup
 FIR_TAPS = (1, 3, 3, 1)
 
 
+def required_labels(c: Tensor | None, c_dim: int) -> Tensor:
+    """The labels of a conditional discriminator, float32. Raises ValueError when they are missing."""
+    if c is None:
+        raise ValueError(f"this discriminator is conditional: c [N, {c_dim}] must be given")
+    return c.float()
+
+
 class FullyConnected(nn.Module):
     """y = act(gain * W x + b): weights are stored with unit variance and scaled at run time.
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan_lightning.networks.layers import FIR_TAPS, Conv2d, FullyConnected
+from stylegan_lightning.networks.layers import FIR_TAPS, Conv2d, FullyConnected, required_labels
 from stylegan_lightning.networks.mapping import LabelMapping
 from stylegan_lightning.ops import (
     bias_act,
@@ -364,6 +364,4 @@ class StyleGAN2Discriminator(nn.Module):
         x = self.epilogue(x, rest)
         if self.mapping is None:
             return x
-        if c is None:
-            raise ValueError(f"this discriminator is conditional: c [N, {self.c_dim}] must be given")
-        return (x * self.mapping(c)).sum(1, keepdim=True) / math.sqrt(x.shape[1])
+        return (x * self.mapping(required_labels(c, self.c_dim))).sum(1, keepdim=True) / math.sqrt(x.shape[1])

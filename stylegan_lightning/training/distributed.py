@@ -44,8 +44,10 @@ def sum_over_ranks(values: Tensor) -> Tensor:
 
 def average_tensors(tensors: Iterable[Tensor]) -> None:
     """Replaces each tensor by its mean over the ranks, all in one reduction."""
+    if world_size() == 1:
+        return
     parts = list(tensors)
-    if world_size() == 1 or not parts:
+    if not parts:
         return
     flat = torch.cat([t.flatten() for t in parts])
     dist.all_reduce(flat)
