@@ -25,19 +25,19 @@ def train(cfg: DictConfig) -> float | None:
     launch.prepare_process(cfg)
     distance = builders.build_distance(cfg)
     dataset = builders.build_dataset(cfg, launch.show_progress("preparing images"))
-    cfg.model.c_dim = dataset.c_dim
+    builders.fit_labels(cfg, dataset)
     add_levels(dataset, schedule.resolutions)
     module = builders.build_module(cfg, schedule)
     if cfg.init_from is not None and resume is None:
         launch.load_initial_weights(module, cfg.init_from)
     launch.announce(cfg, module, summary_text(dataset))
 
-    data = StageDataModule(dataset, schedule, cfg.seed, cfg.data.num_workers)
+    data = StageDataModule(dataset, schedule, cfg.seed, cfg.data.num_workers, cfg.data.get("balance", False))
     callbacks = parts.default_callbacks(cfg, run_dir, dataset, distance)
     loggers = parts.build_loggers(cfg, run_dir, launch.kimg_of(resume))
     trainer = parts.build_trainer(cfg, run_dir, callbacks, loggers)
     OmegaConf.save(builders.to_plain(cfg), run_dir / "config.yaml")
-    launch.fit(trainer, module, data, resume, run_dir)
+    launch.fit(cfg, trainer, module, data, resume, run_dir)
     return next(c for c in callbacks if isinstance(c, Checkpoints)).best_value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from torch import nn
 
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
+from stylegan_lightning.data.labels import label_kind
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.features import load_extractor
 from stylegan_lightning.metrics.frechet import FrechetDistance
 from stylegan_lightning.metrics.preset import get_preset
-from stylegan_lightning.networks import Generator
+from stylegan_lightning.networks import Generator, LowPrecision
 from stylegan_lightning.recipes import RESOLVERS
 from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
 from stylegan_lightning.training.module import GAN, AdamSettings, EMASettings
+from stylegan_lightning.training.recompute import set_activation_checkpointing
 
 OURS = "stylegan_lightning."
 
@@ -36,9 +39,20 @@ def device_count(devices: Any) -> int:
     return int(devices)
 
 
+def launched(what: str) -> int:
+    """Number of `nodes`, or of `devices` on each, that torchrun or srun has started processes for.
+
+    Without them, this node and all its devices.
+    """
+    names = {"nodes": ("GROUP_WORLD_SIZE", "SLURM_NNODES"), "devices": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")}
+    given = [os.environ[name] for name in names[what] if name in os.environ]
+    return int(given[0]) if given else {"nodes": 1, "devices": -1}[what]
+
+
 for _name, _function in RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _function, replace=True)  # type: ignore[arg-type]
 OmegaConf.register_new_resolver("device_count", device_count, replace=True)
+OmegaConf.register_new_resolver("launched", launched, replace=True)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -49,6 +63,8 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _build(node: Any) -> Any:
+    if node is None:
+        return None
     try:
         return hydra.utils.instantiate(node, _convert_="all")
     except hydra.errors.InstantiationException as error:
@@ -71,6 +87,13 @@ def build_dataset(cfg: DictConfig, progress: Callable[[int, int], None] | None =
     return dataset
 
 
+def fit_labels(cfg: DictConfig, dataset: PreparedDataset) -> None:
+    """Tells the model what labels the data have."""
+    cfg.model.c_dim = dataset.c_dim
+    if "shared_logit" in cfg.model and cfg.model.shared_logit is None:
+        cfg.model.shared_logit = label_kind(dataset.targets) in ("attributes", "vectors")
+
+
 def build_schedule(cfg: DictConfig) -> Schedule:
     return _build(cfg.schedule.object)
 
@@ -89,9 +112,11 @@ def build_module(cfg: DictConfig, schedule: Schedule) -> GAN:
     model = cfg.model
     g_penalties = {name: _build(p) for name, p in model.g_penalties.items() if p.weight > 0}
     d_penalties = {name: _build(p) for name, p in model.d_penalties.items() if p.gamma > 0}
-    return GAN(
-        build_generator(cfg),
-        build_discriminator(cfg),
+    G, D = build_generator(cfg), build_discriminator(cfg)
+    set_precision(cfg, G, D)
+    gan = GAN(
+        G,
+        D,
         loss=_build(model.loss),
         g_penalties=g_penalties,
         d_penalties=d_penalties,
@@ -101,9 +126,24 @@ def build_module(cfg: DictConfig, schedule: Schedule) -> GAN:
         ema=EMASettings(model.ema_kimg, model.ema_rampup),
         g_adam=AdamSettings(tuple(model.g_betas), model.adam_eps),
         d_adam=AdamSettings(tuple(model.d_betas), model.adam_eps),
+        augment=_build(cfg.augment.pipe),
+        strength=_build(cfg.augment.strength),
+        batch_per_device=cfg.trainer.batch_per_device,
         seed=cfg.seed,
         config=to_plain(cfg),
+        **cfg.get("transfer", {}),
     )
+    for net in (G, D):
+        set_activation_checkpointing(net, bool(OmegaConf.select(cfg, "trainer.activation_checkpointing")))
+    return gan
+
+
+def set_precision(cfg: DictConfig, G: Generator, D: nn.Module) -> None:
+    """Low precision in the highest resolutions of the networks that have it, as `cfg.precision` says."""
+    if cfg.precision.low_dtype is not None:
+        for net in (G.synthesis, D):
+            assert isinstance(net, LowPrecision)
+            net.set_low_precision(getattr(torch, cfg.precision.low_dtype), cfg.precision.num_resolutions)
 
 
 def build_distance(cfg: DictConfig) -> FrechetDistance | None:

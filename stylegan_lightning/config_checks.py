@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.networks import Generator, Growing
+from stylegan_lightning.networks import Generator, Growing, LowPrecision
 from stylegan_lightning.networks.stylegan2 import block_resolutions
 from stylegan_lightning.schedule import Schedule
+from stylegan_lightning.training.freeze import first_layers
+from stylegan_lightning.training.recompute import recomputable_blocks
 
 T = TypeVar("T")
 
@@ -184,14 +186,26 @@ _BOOL = (lambda v: isinstance(v, bool), "true or false")
 _BETAS = (_is_betas, "two numbers with a decimal point in [0, 1), such as [0.0, 0.99]")
 _PROBABILITY = (lambda v: _number(0)[0](v) and v <= 1, "a number between 0 and 1")
 
+_DATA_PARALLEL = (
+    "auto or ddp: the networks fit one device each, and R1 and path length need gradients of gradients, which sharded "
+    "parameters do not give; for more memory use trainer.batch_per_device or trainer.activation_checkpointing"
+)
+_LIGHTNING = (
+    "32-true or bf16-mixed: float16 of whole networks needs loss scaling, which gradients of gradients break; "
+    "precision=fp16 has float16 where it is safe"
+)
+
 RULES: dict[str, Rule] = {
     "seed": _whole(0),
+    "transfer.freeze_d": _whole(0),
+    "transfer.freeze_mapping": _BOOL,
     "data.resolution": (_is_resolution, "a power of two >= 8 (8, 16, 32, ...)"),
     "data.channels": _one_of(1, 3, 4),
     "data.size": _whole(2),
     "data.seed": _whole(0),
     "data.on_error": _one_of("skip", "raise"),
     "data.mirror": _BOOL,
+    "data.balance": _BOOL,
     "data.num_workers": _whole(0),
     "model.z_dim": _whole(1),
     "model.w_dim": _whole(1),
@@ -201,6 +215,7 @@ RULES: dict[str, Rule] = {
     "model.g_architecture": _one_of("skip", "resnet", "orig"),
     "model.d_architecture": _one_of("skip", "resnet", "orig"),
     "model.mbstd_group_size": _or_null(_whole(1)),
+    "model.shared_logit": _or_null(_BOOL),
     "model.use_noise": _BOOL,
     "model.conv_clamp": _or_null(_number(0, strict=True)),
     "model.style_mixing_prob": _PROBABILITY,
@@ -233,6 +248,7 @@ RULES: dict[str, Rule] = {
     "schedule.batch_sizes": _or_null(_table(_whole(1), "{4: 16, 8: 16}")),
     "schedule.lrs": _or_null(_table(_number(0, strict=True), "{128: 0.0015}")),
     "metrics.every_ticks": _whole(1),
+    "metrics.per_class": _BOOL,
     "metrics.extractor": _or_null(_one_of("efflite0", "inception")),
     "metrics.preset": _one_of("quick", "fid10k_full", "fid50k_full"),
     "metrics.num_fake": _or_null(_whole(2)),
@@ -242,8 +258,28 @@ RULES: dict[str, Rule] = {
     "callbacks.samples.truncation_psi": _number(0),
     "callbacks.samples.seed": _whole(0),
     "callbacks.checkpoint.every_ticks": _whole(1),
+    "on_divergence": _one_of("stop", "rewind"),
+    "callbacks.divergence.max_logit": _number(0, strict=True),
+    "callbacks.divergence.max_rewinds": _whole(0),
+    "augment.preset": _one_of(
+        "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"
+    ),
+    "augment.target": _number(-1),
+    "augment.interval": _whole(1),
+    "augment.kimg": _number(0),
+    "augment.start": _PROBABILITY,
+    "augment.p": _PROBABILITY,
+    "augment.max_p": _PROBABILITY,
+    "augment.shape": _one_of("linear", "cosine"),
+    "trainer.strategy": (lambda v: v in ("auto", "ddp"), _DATA_PARALLEL),
+    "trainer.batch_per_device": _or_null(_whole(1)),
+    "trainer.activation_checkpointing": _BOOL,
+    "trainer.num_nodes": _whole(1),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
     "precision.matmul": _one_of("highest", "high", "medium"),
+    "precision.low_dtype": _one_of(None, "float16", "bfloat16"),
+    "precision.num_resolutions": _whole(0),
+    "precision.lightning": (lambda v: v in ("32-true", "bf16-mixed"), _LIGHTNING),
     "logger.mode": _one_of("offline", "online"),
 }
 
@@ -258,7 +294,7 @@ def run_problems(cfg: DictConfig) -> list[str]:
     """Every value of a training configuration that cannot work."""
     rules = RULES | ({"data.resolution": _whole(4)} if cfg.model.name == "mlp" else {})
     broken = _broken(cfg, rules)
-    problems = [*broken.values(), *_relations(cfg, broken)]
+    problems = [*broken.values(), *_relations(cfg, broken), *_label_problems(cfg)]
     path = OmegaConf.select(cfg, "data.path", default=_ABSENT)
     if cfg.data.name == "image_folder" and path is None:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
@@ -276,6 +312,19 @@ def evaluation_problems(cfg: DictConfig) -> list[str]:
 
 
 _ABSENT = object()
+
+
+def _label_problems(cfg: DictConfig) -> list[str]:
+    """Options that need labels where the data are told to have none."""
+    wanted = [key for key in ("data.balance", "metrics.per_class") if OmegaConf.select(cfg, key) is True]
+    option = "classes" if "classes" in cfg.data else "labels"
+    value, problems = cfg.data.get(option, _ABSENT), []
+    if value in (None, False, "none"):
+        remedy = f"needs labels: choose data.{option}, which is {value}, or leave it out"
+        problems = [f"{key}=true {remedy}" for key in wanted]
+    if "metrics.per_class" in wanted and cfg.metrics.extractor is None:
+        problems.append("metrics.per_class=true needs a distance: choose metrics=fd_efflite0 or metrics=fid")
+    return problems
 
 
 def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> dict[str, str]:
@@ -306,6 +355,8 @@ def _relations(cfg: DictConfig, broken: Iterable[str]) -> list[str]:
         if G is not None and D is not None:
             problems += _model_problems(cfg, G)
             problems += _growth_problems(cfg, G, D, schedule) if schedule else []
+            problems += _recompute_problems(cfg, G, D)
+            problems += _freeze_problems(cfg, D) if "transfer" not in sections else []
     return list(dict.fromkeys(problems))
 
 
@@ -319,6 +370,16 @@ def _try(build: Callable[[DictConfig], T], cfg: DictConfig, problems: list[str])
 
 def _model_problems(cfg: DictConfig, G: Generator) -> list[str]:
     model, problems = cfg.model, []
+    low = cfg.precision.get("low_dtype") if "precision" in cfg else None
+    if low is not None and not isinstance(G.synthesis, LowPrecision):
+        problems.append(
+            f"precision.low_dtype={low} is for StyleGAN 2 and 3; with model={model.name} use precision=fp32, tf32 or "
+            "bf16_mixed"
+        )
+    if OmegaConf.select(cfg, "trainer.batch_per_device") and model.get("pl_weight", 0) > 0 and model.pl_interval == 1:
+        problems.append(
+            "model.pl_interval=1 needs whole batches: set it to 2 or more, or trainer.batch_per_device=null"
+        )
     if model.style_mixing_prob > 0 and G.num_ws == 1:
         problems.append(
             f"model.style_mixing_prob must be 0: model={model.name} has one style; got {model.style_mixing_prob}"
@@ -340,6 +401,25 @@ def _growth_problems(cfg: DictConfig, G: Generator, D: Any, schedule: Schedule) 
     return []
 
 
+def _recompute_problems(cfg: DictConfig, G: Generator, D: Any) -> list[str]:
+    wanted = OmegaConf.select(cfg, "trainer.activation_checkpointing", default=False)
+    if wanted and not recomputable_blocks(G) and not recomputable_blocks(D):
+        return [
+            f"trainer.activation_checkpointing must be false: model={cfg.model.name} has no blocks that can be "
+            "computed twice; for less memory use trainer.batch_per_device"
+        ]
+    return []
+
+
+def _freeze_problems(cfg: DictConfig, D: Any) -> list[str]:
+    wanted = [f"transfer.{key}" for key, value in cfg.get("transfer", {}).items() if value]
+    if wanted and cfg.init_from is None:
+        return [f"{' and '.join(wanted)} needs init_from=CHECKPOINT: what starts fresh cannot stay as it is"]
+    problems: list[str] = []
+    _try(lambda cfg: first_layers(D, OmegaConf.select(cfg, "transfer.freeze_d", default=0)), cfg, problems)
+    return problems
+
+
 def _batch_problems(batch: int, group: int | None) -> list[str]:
     if batch < 2:
         return [f"schedule.batch_size must be at least 2: statistics are taken over batches; got {batch}"]
@@ -352,13 +432,20 @@ def _batch_problems(batch: int, group: int | None) -> list[str]:
     return []
 
 
-def check_batch_over_ranks(batch_size: int, group: int | None, ranks: int) -> None:
-    """Raises UserError unless the batch splits evenly over the ranks, and each part into groups."""
+def check_batch_over_ranks(batch_size: int, group: int | None, ranks: int, batch_per_device: int | None = None) -> None:
+    """Raises UserError unless the batch splits evenly over the ranks and on each into parts, and these into groups."""
     if batch_size % ranks:
         raise UserError(f"schedule.batch_size must be divisible by the {ranks} devices; got {batch_size}")
     part = batch_size // ranks
+    if batch_per_device is not None and part > batch_per_device:
+        if part % batch_per_device:
+            raise UserError(
+                f"each of the {ranks} devices gets {part} images, which must be divisible by trainer.batch_per_device="
+                f"{batch_per_device}"
+            )
+        part = batch_per_device
     if group and part % min(group, part):
         raise UserError(
-            f"each of the {ranks} devices gets {part} images, which must be divisible by "
-            f"model.mbstd_group_size={group}; change schedule.batch_size"
+            f"each of the {ranks} devices gets {part} images at a time, which must be divisible by "
+            f"model.mbstd_group_size={group}; change schedule.batch_size or trainer.batch_per_device"
         )

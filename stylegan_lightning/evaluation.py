@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -20,10 +22,11 @@ from stylegan_lightning import builders
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import image_grid, save_png
-from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
+from stylegan_lightning.metrics.frechet import FrechetDistance, FrechetResult, label_sampler
+from stylegan_lightning.metrics.per_class import ClassDistances
 from stylegan_lightning.networks import Generator
-from stylegan_lightning.training.callbacks import sample_fixed
 from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
+from stylegan_lightning.training.samples import class_picture, sample_fixed
 
 
 @dataclass(frozen=True)
@@ -83,19 +86,23 @@ def device_of(cfg: DictConfig) -> torch.device:
 
 
 def evaluate_all(cfg: DictConfig, out_dir: Path) -> list[dict[str, Any]]:
-    """One record for each checkpoint; writes grids, results.json and results.md into `out_dir`."""
+    """One record for each checkpoint; writes grids, results.json, .csv and .md into `out_dir`."""
     paths = checkpoint_paths(cfg.ckpt)
     distance = builders.build_distance(cfg)
     candidates = [load_candidate(path) for path in paths]
     device = device_of(cfg)
-    records, known = [], ""
+    records, known, classes = [], "", None
     for number, candidate in enumerate(candidates):
         dataset = training_data(candidate, cfg.data_path)
         if distance is not None and dataset.fingerprint != known:
-            distance.to(device).set_real(dataset, builders.cache_dir(cfg) / "statistics")
+            statistics = builders.cache_dir(cfg) / "statistics"
+            distance.to(device).set_real(dataset, statistics)
+            if cfg.metrics.per_class:
+                classes = ClassDistances(distance.extractor, distance.preset, dataset, statistics, device)
             known = dataset.fingerprint
-        records.append(_evaluate(candidate, dataset, distance, cfg, out_dir, number, device))
+        records.append(_evaluate(candidate, dataset, distance, classes, cfg, out_dir, number, device))
     _write(out_dir / "results.json", json.dumps({"results": records, "versions": versions()}, indent=2) + "\n")
+    _write(out_dir / "results.csv", rows_of_values(records))
     _write(out_dir / "results.md", table(records) + "\n")
     return records
 
@@ -104,6 +111,7 @@ def _evaluate(
     candidate: Candidate,
     dataset: PreparedDataset,
     distance: FrechetDistance | None,
+    classes: ClassDistances | None,
     cfg: DictConfig,
     out_dir: Path,
     number: int,
@@ -113,6 +121,10 @@ def _evaluate(
     imgs = sample_fixed(G, dataset, cfg.rows * cfg.columns, cfg.seed, psi, device)
     grid = out_dir / f"samples_{number:02d}_{candidate.path.stem}.png"
     save_png(grid, image_grid(imgs, cfg.columns))
+    by_class = class_picture(G, dataset, cfg.columns, cfg.seed, psi, device)
+    class_grid = out_dir / f"classes_{number:02d}_{candidate.path.stem}.png"
+    if by_class is not None:
+        save_png(class_grid, by_class)
     record: dict[str, Any] = {
         "checkpoint": str(candidate.path),
         "kimg": candidate.kimg,
@@ -120,6 +132,7 @@ def _evaluate(
         "data": dataset.name,
         "data_fingerprint": dataset.fingerprint,
         "grid": str(grid),
+        "class_grid": str(class_grid) if by_class is not None else None,
         "grid_seed": cfg.seed,
         "truncation_psi": psi,
         "metrics": [],
@@ -128,24 +141,51 @@ def _evaluate(
         preset = dataclasses.replace(distance.preset, truncation_psi=psi)
         distance.evaluate_generator(G, label_sampler(dataset), preset, device=device)
         record["metrics"].append(distance.result().as_dict())
+        parts = classes.evaluate_generator(G, preset, device) if classes else []
+        record["metrics"] += [part.as_dict() for part in parts]
     return record
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, one row a checkpoint."""
-    names = list(dict.fromkeys(m["metric"] for r in records for m in r["metrics"]))
+    """A Markdown table, one row a checkpoint; below it one of the classes, where they were measured."""
+    names = list(dict.fromkeys(m["metric"] for r in records for m in r["metrics"] if not _of_class(m)))
     header = ["checkpoint", "kimg", *names, *(["preset", "reals", "fakes"] if names else [])]
-    rows = []
+    rows, classes = [], []
     for record in records:
-        metrics = {m["metric"]: m for m in record["metrics"]}
+        metrics = {m["metric"]: m for m in record["metrics"] if not _of_class(m)}
         first = next(iter(metrics.values()), None)
-        rows.append(
-            [record["checkpoint"], f"{record['kimg']:g}", *(f"{metrics[n]['value']:.3f}" for n in names)]
-            + ([first["preset"], str(first["num_real"]), str(first["num_fake"])] if first else [])
-        )
+        start = [record["checkpoint"], f"{record['kimg']:g}"]
+        rows.append([*start, *(f"{metrics[n]['value']:.3f}" for n in names), *(_preset(first) if first else [])])
+        parts = filter(_of_class, record["metrics"])
+        classes += [[*start, m["metric"], f"{m['value']:.3f}", *_preset(m)] for m in parts]
+    tables = [_markdown(header, rows)]
+    if classes:
+        tables.append(_markdown(["checkpoint", "kimg", "metric", "value", "preset", "reals", "fakes"], classes))
+    return "\n\n".join(tables)
+
+
+def _of_class(metric: dict[str, Any]) -> bool:
+    return "/class/" in metric["metric"]
+
+
+def _preset(metric: dict[str, Any]) -> list[str]:
+    return [metric["preset"], str(metric["num_real"]), str(metric["num_fake"])]
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     line = lambda cells: "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def rows_of_values(records: Sequence[dict[str, Any]]) -> str:
+    """CSV, one row a value, with the choices that decide it."""
+    text = io.StringIO()
+    columns = ["checkpoint", "kimg", "model", "data", *(f.name for f in dataclasses.fields(FrechetResult))]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**record, **metric} for record in records for metric in record["metrics"])
+    return text.getvalue()
 
 
 def versions() -> dict[str, str]:

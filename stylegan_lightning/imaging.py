@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 
@@ -41,6 +43,20 @@ def image_grid(imgs: Tensor, columns: int, min_cell: int = 64) -> np.ndarray:
     grid = cells.reshape(rows, columns, c, h, w).transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
     factor = max(min_cell // h, 1)
     return grid.repeat(factor, 0).repeat(factor, 1)
+
+
+def name_rows(grid: np.ndarray, names: Sequence[str], size: int = 14) -> np.ndarray:
+    """A grid uint8 [H, W, C] of len(names) rows with their names on the left, black on white; long ones are cut."""
+    font = ImageFont.load_default(size)
+    shown = [" ".join(n.split())[:24] for n in names]
+    strip = Image.new("L", (math.ceil(max(map(font.getlength, shown))) + size, grid.shape[0]), 255)
+    for row, name in enumerate(shown):
+        middle = (row + 0.5) * grid.shape[0] / len(names)
+        ImageDraw.Draw(strip).text((size // 2, middle), name, 0, font, "lm")
+    column = np.asarray(strip)[..., None].repeat(grid.shape[2], 2)
+    if grid.shape[2] == 4:
+        column[..., 3] = 255
+    return np.concatenate([column, grid], 1)
 
 
 def to_pil(array: np.ndarray) -> Image.Image:

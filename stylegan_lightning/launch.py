@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import secrets
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +23,22 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from stylegan_lightning.builders import change, checkpoint_config, load_weights
+from stylegan_lightning import preflight
+from stylegan_lightning.builders import build_discriminator, build_generator, change, checkpoint_config, to_plain
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.training.callbacks import GracefulStop
-from stylegan_lightning.training.checkpoint import Checkpoints, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import LAST, Checkpoints, find_checkpoint, read_checkpoint
 from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.module import GAN
+from stylegan_lightning.training.transfer import transfer_weights
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _MAY_CHANGE = (
     "resume",
     "run_dir",
+    "on_divergence",
+    "precision",
     "schedule.total_kimg",
     "trainer",
     "logger",
@@ -74,9 +79,12 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
     with messages_for_users():
         check_command_line(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
-        if resume and not place:
+        if resume == "auto":
+            _resume_where_possible(place)
+        elif resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))
-            sys.argv.append("run_dir='" + place.replace("'", "\\'") + "'")
+            sys.argv.append(_quoted("run_dir", place))
+        _check_same_place_on_all_ranks(place)
         if place:
             _check_writable(Path(str(place)).expanduser())
     main()
@@ -111,6 +119,34 @@ def _given(overrides: Sequence[str], key: str) -> Any:
     return values[-1] if values else None
 
 
+def _resume_where_possible(run_dir: Any) -> None:
+    """Gives resume=auto on the command line its meaning: the run in `run_dir`, or null where there is none yet."""
+    if not run_dir:
+        raise UserError("resume=auto needs run_dir=FOLDER, where the run is or is to be")
+    there = (Path(str(run_dir)).expanduser() / "checkpoints" / LAST).exists()
+    os.environ[_AUTO] = "1"
+    sys.argv[:] = [_quoted("resume", run_dir) if there and a == "resume=auto" else a for a in sys.argv]
+    if not there:
+        sys.argv[:] = [a for a in sys.argv if a != "resume=auto"]
+
+
+_AUTO = "STYLEGAN_LIGHTNING_RESUME_AUTO"
+"""Set where the command line is that of a new run although it is resumed; reaches the processes of other ranks."""
+
+
+def _quoted(key: str, value: Any) -> str:
+    return f"{key}='" + str(value).replace("'", "\\'") + "'"
+
+
+def _check_same_place_on_all_ranks(run_dir: Any) -> None:
+    processes = max(int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "WORLD_SIZE"))
+    if processes > 1 and not run_dir:
+        raise UserError(
+            f"run_dir=FOLDER is needed: the {processes} processes of this run, started by torchrun or srun, must "
+            "agree on it"
+        )
+
+
 def _check_writable(directory: Path) -> None:
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -132,12 +168,13 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
     path = find_checkpoint(cfg.resume)
     checkpoint = read_checkpoint(path)
     saved = checkpoint_config(checkpoint, path)
-    refused = []
-    for text in HydraConfig.get().overrides.task:
+    overrides = HydraConfig.get().overrides.task
+    refused = differences(saved, cfg) if os.environ.get(_AUTO) else []
+    for text in overrides:
         override = OverridesParser.create().parse_override(text)
         key = override.key_or_group
-        if not any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE):
-            refused.append(key)
+        if not _may_change(key):
+            refused += [] if os.environ.get(_AUTO) else [key]
         elif key not in ("resume", "run_dir"):
             change(saved, key, OmegaConf.select(cfg, key))
     if refused:
@@ -152,6 +189,37 @@ def resumed_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
         )
     saved.resume = str(path)
     return saved, path
+
+
+def _may_change(key: str) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE)
+
+
+def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
+    """Keys at which a composed configuration asks for another run than the saved one."""
+    cfg = cfg.copy()  # type: ignore[assignment]
+    cfg.model.c_dim = saved.model.c_dim
+    before, now = flat(to_plain(saved)), flat(to_plain(cfg))
+    chosen_late = ("run_id", "model.shared_logit")  # null stands for what only the run knows
+    return [
+        key
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+        and not _may_change(key)
+        and not (now.get(key) is None and key in chosen_late)
+        and not any(
+            key.startswith(f"{base}.") for base in ("model.generator", "model.discriminator", "schedule.object")
+        )
+    ]
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of nested dicts."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        k: v for name, sub in tree.items() for k, v in flat(sub, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def start_config(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
@@ -213,11 +281,13 @@ def show_progress(what: str) -> Callable[[int, int], None]:
 
 
 def load_initial_weights(module: GAN, path: str) -> None:
-    """G, D and G_ema of a checkpoint with the same networks. Raises UserError where they do not fit."""
+    """What fits of a checkpoint of the same family, and says what that is. Raises UserError as `transfer_weights`."""
     file = find_checkpoint(path)
-    state = read_checkpoint(file)["state_dict"]
-    for name in ("G", "D", "G_ema"):
-        load_weights(getattr(module, name), state, f"{name}.", file)
+    checkpoint = read_checkpoint(file)
+    cfg = checkpoint_config(checkpoint, file)
+    with torch.device("meta"):
+        G, D = build_generator(cfg), build_discriminator(cfg)
+    rank_zero_only(print)(transfer_weights(module, checkpoint, G, D, str(shorter(file))))
 
 
 def kimg_of(checkpoint: Path | None) -> float:
@@ -233,21 +303,57 @@ def announce(cfg: DictConfig, module: GAN, data_summary: str) -> None:
         f"{cfg.model.name}: G {counts[0]:.2f} M parameters, D {counts[1]:.2f} M; phases "
         + ", ".join(p.name if p.interval == 1 else f"{p.name} every {p.interval}" for p in module.phases)
     )
+    print("\n".join(preflight.memory_lines(cfg, module)))
     if cfg.get("experiment_name") == "demo" and cfg.data.name != "faces":
         print("note: this is the demo's small network; for real training add experiment=auto (see README)")
 
 
-def fit(trainer: L.Trainer, module: GAN, data: L.LightningDataModule, resume: Path | None, run_dir: Path) -> None:
-    """Trains to the end or to a signal, and says where everything is."""
+def fit(
+    cfg: DictConfig, trainer: L.Trainer, module: GAN, data: L.LightningDataModule, resume: Path | None, run_dir: Path
+) -> None:
+    """Trains to the end or to a signal, and says where everything is. Raises UserError out of memory."""
     stop = next(c for c in trainer.callbacks if isinstance(c, GracefulStop))  # type: ignore[attr-defined]
     try:
         trainer.fit(module, data, ckpt_path=str(resume) if resume else None)
         if trainer.is_global_zero:
             print(closing_lines(trainer, module, run_dir, stop.received), flush=True)
+            if stop.received == "SIGUSR1":
+                requeue()
+    except (RuntimeError, MemoryError) as error:
+        message = preflight.out_of_memory(error, cfg, module, trainer.strategy.root_device, shorter(run_dir))
+        message = message or lost_rank(error, trainer, run_dir)
+        if message is None:
+            raise
+        raise UserError(message) from error
     finally:
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.experiment.finish()
+
+
+def lost_rank(error: BaseException, trainer: L.Trainer, run_dir: Path) -> str | None:
+    """The message where `error` says that another process can no longer be reached, None for anything else."""
+    text = str(error)
+    if trainer.world_size == 1 or not (
+        isinstance(error, torch.distributed.DistError) or "gloo" in text or "Connection" in text
+    ):
+        return None
+    last = run_dir / "checkpoints" / LAST
+    kept = (
+        f"{shorter(last)} is whole: go on with resume={shorter(run_dir)}" if last.exists() else "nothing was saved yet"
+    )
+    return f"another of the {trainer.world_size} processes of this run has ended ({text.splitlines()[0]}). {kept}"
+
+
+def requeue() -> None:
+    """Puts this SLURM job, or its element of an array, back into the queue; its command must say resume=auto."""
+    array = [os.environ[k] for k in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if k in os.environ]
+    job = "_".join(array) if len(array) == 2 else os.environ["SLURM_JOB_ID"]
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        print(f"job {job} is queued again")
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"job {job} could not be queued again: {getattr(error, 'stderr', None) or error}", file=sys.stderr)
 
 
 def closing_lines(trainer: L.Trainer, module: GAN, run_dir: Path, interrupted: str) -> str:

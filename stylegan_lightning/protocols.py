@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 NoiseMode = Literal["random", "const", "none"]
 Critic = Callable[[Tensor], Tensor]
@@ -54,6 +55,9 @@ class Discriminator(Protocol):
     c_dim: int
 
     def __call__(self, img: Tensor, c: Tensor | None = None) -> Tensor: ...
+    def layers_from_image(self) -> list[nn.Module]:
+        """What FreezeD counts: the layers with weights in the order in which an image meets them, without the head."""
+        ...
 
 
 class AdversarialLoss(Protocol):
@@ -74,26 +78,46 @@ class CriticPenalty(Protocol):
     def __call__(self, critic: Critic, reals: Tensor, fakes: Tensor | None) -> Tensor: ...
 
 
+Survey = AbstractContextManager[None]
+"""While open, a penalty uses what it was told of the whole batch."""
+
+
 class GeneratorPenalty(Protocol):
-    """(synthesis, ws, draw) -> scalar, every `interval` steps, on 1 / `batch_shrink` of the batch."""
+    """(synthesis, ws, draw) -> scalar, every `interval` steps, on 1 / `batch_shrink` of the batch.
+
+    For a batch that is processed in parts, `measure` gives what `holding` wants to know of all of them first.
+    """
 
     interval: int
     batch_shrink: int
 
     def __call__(self, synthesis: Synthesis, ws: Tensor, draw: Draw) -> Tensor: ...
+    def measure(self, synthesis: Synthesis, ws: Tensor, draw: Draw) -> Tensor: ...
+    def holding(self, values: Tensor) -> Survey: ...
+
+
+class StrengthControl(Protocol):
+    """Moves p of an augmentation: told the real logits of each batch, then asked to take a step."""
+
+    start: float
+
+    def observe(self, real_logits: Tensor) -> None: ...
+    def step(self, p: Tensor, batches: int, nimg: int, batch_size: int) -> None: ...
 
 
 @dataclass(frozen=True)
 class Phase:
     """One optimizer step: `objective(reals, c, fake_c)` is a scalar; due every `interval` batches.
 
-    The name is also the log key: "G", "G/pl", "D", "D/r1".
+    The name is also the log key: "G", "G/pl", "D", "D/r1". For a batch in parts, `survey(shares, enter)` comes
+    first, where there is one; `enter(i)` sets the random numbers of share i.
     """
 
     name: str
     optimizer: int
     interval: int
     objective: Callable[[Tensor, Tensor, Tensor], Tensor]
+    survey: Callable[[Sequence[tuple[Tensor, Tensor, Tensor]], Callable[[int], None]], Survey] | None = None
 
     @property
     def is_lazy(self) -> bool:

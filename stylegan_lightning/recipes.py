@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def auto_batch(resolution: int, gpus: int = 1) -> int:
     """Batch over all devices of StyleGAN2-ADA's `auto` configuration."""
@@ -39,6 +41,16 @@ def by_size(resolution: int, small: float, large: float) -> float:
     return small if resolution <= 32 else large
 
 
+def fp16_clamp(low_dtype: str | None) -> float | None:
+    """Limit of activations that the published float16 training needs."""
+    return 256.0 if low_dtype == "float16" else None
+
+
+def if_tuned(init_from: str | None, tuned: Any, anew: Any) -> Any:
+    """`tuned` for a run that starts from the weights of another one, `anew` for one from fresh networks."""
+    return anew if init_from is None else tuned
+
+
 def zero_layer_w_dim(z_dim: int, c_dim: int, label_dim: int = 32) -> int:
     """Width of ws when the mapping has no layers: z, and beside it the label where there is one."""
     return z_dim + (label_dim if c_dim else 0)
@@ -53,5 +65,7 @@ RESOLVERS = {
     "auto_ema_kimg": auto_ema_kimg,
     "auto_blur_kimg": auto_blur_kimg,
     "by_size": by_size,
+    "fp16_clamp": fp16_clamp,
+    "if_tuned": if_tuned,
     "zero_layer_w_dim": zero_layer_w_dim,
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,6 +21,7 @@ from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.frechet import FrechetDistance
 from stylegan_lightning.schedule import Schedule
+from stylegan_lightning.training.augment import StrengthReport
 from stylegan_lightning.training.callbacks import (
     Distance,
     GracefulStop,
@@ -30,6 +33,7 @@ from stylegan_lightning.training.callbacks import (
 from stylegan_lightning.training.checkpoint import Checkpoints, WholeFileCheckpointIO
 from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
 from stylegan_lightning.training.distributed import PhaseDDPStrategy
+from stylegan_lightning.training.divergence import DivergenceGuard
 
 
 def default_callbacks(
@@ -48,11 +52,16 @@ def default_callbacks(
     )
     metric = None
     if distance is not None:
-        metric = Distance(distance, dataset, cache_dir(cfg) / "statistics", cfg.metrics.every_ticks)
+        statistics, per_class = cache_dir(cfg) / "statistics", cfg.metrics.get("per_class", False)
+        metric = Distance(distance, dataset, statistics, cfg.metrics.every_ticks, per_class)
     key = metric.key if metric else None
+    limits = cfg.callbacks.divergence
+    guard = DivergenceGuard(run_dir / "checkpoints", cfg.on_divergence, limits.max_logit, limits.max_rewinds)
     return [
         GracefulStop(),
         TickStats(),
+        StrengthReport(),
+        guard,
         *([metric] if metric else []),
         grid,
         ReportLogger(grid),
@@ -114,7 +123,8 @@ def check_devices(cfg: DictConfig, schedule: Schedule) -> None:
             "Use trainer=auto or trainer=cpu, or fewer trainer.devices"
         )
     for batch_size in schedule.batch_sizes:
-        check_batch_over_ranks(batch_size, cfg.model.get("mbstd_group_size"), count * cfg.trainer.num_nodes)
+        ranks, group = count * cfg.trainer.num_nodes, cfg.model.get("mbstd_group_size")
+        check_batch_over_ranks(batch_size, group, ranks, cfg.trainer.batch_per_device)
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
@@ -131,7 +141,8 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], log
             max_epochs=-1,
             logger=loggers,
             callbacks=callbacks,
-            plugins=[WholeFileCheckpointIO()],
+            precision=cfg.precision.lightning,
+            plugins=_plugins(),
             default_root_dir=run_dir,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -144,6 +155,12 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], log
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={devices} cannot be had: {error}"
         ) from error
+
+
+def _plugins() -> list[Any]:
+    """On SLURM the run itself saves and requeues, between two steps (`GracefulStop`), not Lightning's handler."""
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [WholeFileCheckpointIO(), *slurm]
 
 
 def _backend() -> str | None:

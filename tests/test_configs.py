@@ -103,7 +103,11 @@ def arguments_for(group: str, name: str, tiny: tuple[str, ...], tmp_path) -> lis
     if group == "data" and name != "faces":
         files = [f"data.path={tmp_path}", *(["data.labels=true"] if name in SETS else [])]
         return [*(a for a in tiny if not a.startswith("data.size")), f"data={name}", *files]
-    extra = {"trainer=ddp": ["trainer.devices=1"], "metrics=fd_efflite0": ["metrics.num_fake=16"]}
+    extra = {
+        "trainer=ddp": ["trainer.devices=1"],
+        "trainer=multi_node": ["trainer.accelerator=cpu", "trainer.devices=1"],
+        "metrics=fd_efflite0": ["metrics.num_fake=16"],
+    }
     rest = [a for a in tiny if not (group == "metrics" and a == "metrics=none")]
     return [*rest, f"{group}={name}", *extra.get(f"{group}={name}", []), f"name={name}"]
 

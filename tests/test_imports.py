@@ -11,10 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stylegan_lightning"
 FLOORS = {
     "errors": 0, "schedule": 0, "recipes": 0, "protocols": 0, "imaging": 0, "ops": 0,
-    "networks": 1, "losses": 1, "data": 1,
+    "networks": 1, "losses": 1, "augment": 1, "data": 1,
     "metrics": 2, "interop": 2,
     "training": 3,
-    "builders": 4, "config_checks": 4, "launch": 4, "trainer": 4, "evaluation": 4,
+    "builders": 4, "config_checks": 4, "launch": 4, "trainer": 4, "evaluation": 4, "preflight": 4,
 }  # fmt: skip
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {

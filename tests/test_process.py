@@ -124,7 +124,7 @@ def test_help_and_config_are_readable(command):
 def test_two_ranks_equal_one_process_with_the_whole_batch(tiny, tmp_path, command):
     """All phases, R1 and path length included; without noise, which each rank draws for itself."""
     options = [
-        *tiny, "logger=csv", "model.use_noise=false", "model.mbstd_group_size=1",
+        *tiny, "logger=csv", "model.use_noise=false", "model.mbstd_group_size=2",
         "model.pl_interval=2", "model.r1_interval=2",
         "schedule.total_kimg=0.032", "trainer=cpu",
     ]  # fmt: skip
@@ -135,3 +135,80 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(tiny, tmp_path, comman
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-4, msg=name)
     assert len(list((tmp_path / "two/samples").glob("fakes_*.png"))) == 2
+
+
+def test_slurm_notice_saves_requeues_and_the_same_command_goes_on(tiny, tmp_path, shared_cache, monkeypatch, command):
+    calls = tmp_path / "calls"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    for key, value in {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70",
+        "SLURM_ARRAY_TASK_ID": "3",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    options = (*tiny, "logger=csv", f"run_dir={tmp_path}/r", "resume=auto")
+    process = start(shared_cache, *options, "schedule.total_kimg=1000")
+    wait_for((tmp_path / "r/checkpoints/last.ckpt").exists, process)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "job 70_3 is queued again" in out and calls.read_text() == "requeue 70_3\n"
+    stopped = read_checkpoint(tmp_path / "r/checkpoints/last.ckpt")["progress"]["nimg"]
+    total = f"schedule.total_kimg={(stopped + 40) / 1000}"
+    again = command("train.py", *options, total)
+    assert f"Finished at {(stopped + 40) / 1000:g} kimg" in again.stdout
+    command("train.py", *tiny, "logger=csv", total, f"run_dir={tmp_path}/straight")
+    assert_same_training(tmp_path / "r/checkpoints/last.ckpt", tmp_path / "straight/checkpoints/last.ckpt")
+    other = command("train.py", *options, "model.r1_gamma=3", "schedule.total_kimg=1000", check=False)
+    assert other.returncode == 2 and "keeps model.d_penalties.r1.gamma, model.r1_gamma as it was" in other.stderr
+
+
+def test_resume_auto_needs_a_place(command):
+    done = command("train.py", "resume=auto", check=False)
+    assert done.returncode == 2 and "resume=auto needs run_dir=" in done.stderr
+
+
+def test_processes_started_by_torchrun_train_as_one(tiny, tmp_path, shared_cache, command):
+    options = [
+        *tiny, "logger=csv", "model.use_noise=false", "schedule.total_kimg=0.032", "trainer=multi_node",
+        "trainer.accelerator=cpu",
+    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    place = f"run_dir={tmp_path}/two"
+    done = subprocess.run(
+        [*launch, str(ROOT / "train.py"), *options, place],
+        cwd=ROOT, env=command_environment(shared_cache), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    command("train.py", *options, "trainer.devices=1", f"run_dir={tmp_path}/one")
+    one, two = (read_checkpoint(tmp_path / d / "checkpoints/last.ckpt")["state_dict"] for d in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=2e-3, atol=2e-4, msg=name)
+    lost = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *options],
+        cwd=ROOT, env={**command_environment(shared_cache), "WORLD_SIZE": "2"}, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert lost.returncode == 2 and "must agree on it" in lost.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_one_rank_ends_the_run_and_keeps_the_checkpoint(tiny, tmp_path, shared_cache, rank):
+    r = tmp_path / "r"
+    process = start(shared_cache, *tiny, *LONG, f"run_dir={r}", "trainer=cpu", "trainer.devices=2")
+    wait_for((r / "checkpoints/last.ckpt").exists, process)
+    group = lambda: [int(p) for p in subprocess.run(  # noqa: E731
+        ["pgrep", "-g", str(process.pid), "-f", "train.py"], capture_output=True, text=True
+    ).stdout.split()]  # fmt: skip
+    members = group()
+    assert len(members) == 2
+    os.kill(process.pid if rank == 0 else next(p for p in members if p != process.pid), signal.SIGKILL)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode != 0
+    if rank == 1:
+        assert "resume=" in err and "last.ckpt" in err, err
+    end = time.monotonic() + 30
+    while group() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not group(), "a rank is left behind"
+    assert read_checkpoint(r / "checkpoints/last.ckpt")["progress"]["nimg"] >= 32

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from stylegan_lightning.data.base import ImageError, ImageSource, PreparedDataset
+from stylegan_lightning.data.labels import check_labels
 from stylegan_lightning.data.summary import Chunk, Tally, refusal, statistics
 from stylegan_lightning.errors import UserError
 
@@ -158,6 +159,7 @@ def _build(source: ImageSource, final: Path, on_error: str, workers: int | None,
     root = final.parent
     for left in root.glob(f".tmp-{final.name}-*"):  # of a run that was killed: nobody else holds the lock
         shutil.rmtree(left, ignore_errors=True)
+    check_labels(source.name, source.labels(), source.label_names, len(source))
     shape = (len(source), source.channels, source.resolution, source.resolution)
     _check_space(root, math.prod(shape))
     with explain(root):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader
 
 from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.data.labels import label_groups
 from stylegan_lightning.data.sampler import Batch, BatchDataset, StageBatchSampler
 from stylegan_lightning.schedule import Schedule
 
@@ -15,11 +17,18 @@ def _as_is(batch: Batch) -> Batch:
 
 
 class StageDataModule(L.LightningDataModule):
-    """One pass over the loader is one tick. The position in the data is the training module's `nimg`."""
+    """One pass over the loader is one tick. The position in the data is the training module's `nimg`.
 
-    def __init__(self, dataset: PreparedDataset, schedule: Schedule, seed: int, num_workers: int = 0) -> None:
+    balance: show equal labels equally often, as reals and to the generator. Raises UserError for data without
+    labels or with float vectors.
+    """
+
+    def __init__(
+        self, dataset: PreparedDataset, schedule: Schedule, seed: int, num_workers: int = 0, balance: bool = False
+    ) -> None:
         super().__init__()
         self.dataset, self.schedule, self.seed, self.num_workers = dataset, schedule, seed, num_workers
+        self.groups = np.resize(label_groups(dataset), len(dataset)) if balance else None  # mirrored items follow
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
@@ -31,6 +40,7 @@ class StageDataModule(L.LightningDataModule):
             position=lambda: int(trainer.lightning_module.nimg),  # type: ignore[arg-type]
             rank=trainer.global_rank,
             world_size=trainer.world_size,
+            groups=self.groups,
         )
         return DataLoader(
             BatchDataset(self.dataset),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -26,14 +25,16 @@ from stylegan_lightning.errors import UserError
 
 LABELS = ("none", "folders", "json", "auto")
 LABEL_FILE = "dataset.json"
+MOST_CLASSES = 100_000
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class ImageFolder:
     """Images of a folder tree or a zip file, in the order of their relative names. Implements ImageSource.
 
     labels: "none"; "folders" (class = name of the first-level folder); "json" (`dataset.json` at the root:
-    {"labels": [["a/b.png", 6], ...]} with class numbers or with lists of numbers); "auto" (json when there
-    is a dataset.json, else folders when every image lies in one of at least two, else none).
+    {"labels": [["a/b.png", 6], ...]} with class numbers, or with lists of numbers, all of one length); "auto"
+    (json when there is a dataset.json, else folders when every image lies in one of at least two, else none).
     max_images: keep this many, evenly spaced over the sorted names. Class numbers do not change with it.
     """
 
@@ -266,6 +267,8 @@ def _json_labels(names: list[str], files: _Files, path: Path) -> tuple[tuple[str
         )
     values = list(table.values())
     if all(type(v) is int and v >= 0 for v in values):
+        if max(values) >= MOST_CLASSES:
+            raise UserError(f"{where}: class numbers must start at 0 and lie below {MOST_CLASSES}; got {max(values)}.")
         rows = np.array([table[n] for n in names], np.int64)
         return tuple(map(str, range(max(values) + 1))), rows
     width = len(values[0]) if isinstance(values[0], list) else -1
@@ -282,5 +285,5 @@ def _is_vector(value: object, width: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == width > 0
-        and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+        and all(type(v) in (int, float) and abs(v) <= FLOAT32_MAX for v in value)  # false for NaN
     )

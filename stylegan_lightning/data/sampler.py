@@ -15,7 +15,8 @@ from stylegan_lightning.schedule import Schedule, ends_tick
 Batch = tuple[Tensor, Tensor, Tensor]
 """img uint8 [B, C, H, W], its labels c [B, c_dim], labels for generated images [B, c_dim]."""
 
-_ORDER, _LABELS = 0, 1
+_ORDER, _LABELS, _IN_CLASS, _REAL_TURNS, _FAKE_TURNS = 0, 1, 4, 5, 6
+"""Streams of random numbers; the training module has 2 and 3."""
 
 
 class BatchItems(NamedTuple):
@@ -27,10 +28,13 @@ class BatchItems(NamedTuple):
 
 
 class DataOrder:
-    """Item at each position of an endless stream of shuffled passes over `num_items` items."""
+    """Item at each position of an endless stream of shuffled passes over `num_items` items.
 
-    def __init__(self, num_items: int, seed: int) -> None:
-        self.num_items, self.seed = num_items, seed
+    Streams of different `path` are independent of each other.
+    """
+
+    def __init__(self, num_items: int, seed: int, path: tuple[int, ...] = (_ORDER,)) -> None:
+        self.num_items, self.seed, self.path = num_items, seed, path
         self._pass, self._permutation = -1, np.empty(0, np.int64)
 
     def items(self, start: int, count: int) -> np.ndarray:
@@ -44,15 +48,51 @@ class DataOrder:
 
     def _shuffled(self, number: int) -> np.ndarray:
         if number != self._pass:
-            rng = np.random.default_rng([self.seed, _ORDER, number])
+            rng = np.random.default_rng([self.seed, *self.path, number])
             self._pass, self._permutation = number, rng.permutation(self.num_items)
         return self._permutation
+
+    def label_items(self, start: int, count: int) -> np.ndarray:
+        """Items whose labels condition the generator at these positions, drawn with replacement."""
+        rng = np.random.default_rng([self.seed, _LABELS, start])
+        return rng.integers(self.num_items, size=count)
+
+
+class BalancedOrder:
+    """The same for items in groups, each of which comes up once in every K positions, K the number of groups.
+
+    A group shows each of its items once in every pass over it; small groups have more passes. `groups` holds the
+    group of each item, all numbers from 0 to K - 1 occurring.
+    """
+
+    def __init__(self, groups: np.ndarray, seed: int) -> None:
+        sizes = np.bincount(groups)
+        self.members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
+        self._first = np.array([m[0] for m in self.members])
+        self._orders = [DataOrder(size, seed, (_IN_CLASS, k)) for k, size in enumerate(sizes.tolist())]
+        self._real_turns = DataOrder(len(sizes), seed, (_REAL_TURNS,))
+        self._fake_turns = DataOrder(len(sizes), seed, (_FAKE_TURNS,))
+
+    def items(self, start: int, count: int) -> np.ndarray:
+        """Items at positions start .. start + count - 1."""
+        turns, rounds = self._real_turns.items(start, count), np.arange(start, start + count) // len(self.members)
+        out = np.empty(count, np.int64)
+        for group in np.unique(turns):
+            here = turns == group  # a group's turns lie in consecutive rounds, and each is its next item
+            order = self._orders[group].items(int(rounds[here][0]), int(here.sum()))
+            out[here] = self.members[group][order]
+        return out
+
+    def label_items(self, start: int, count: int) -> np.ndarray:
+        """Items whose labels condition the generator at these positions; the labels of a group are all alike."""
+        return self._first[self._fake_turns.items(start, count)]
 
 
 class StageBatchSampler:
     """The batches of one tick, starting at `position()` images; size and resolution follow the schedule.
 
-    Rank r of w takes every w-th row from r.
+    Rank r of w takes every w-th row from r. With `groups`, the group of each item, groups come up equally often
+    instead of items.
     """
 
     def __init__(
@@ -63,9 +103,10 @@ class StageBatchSampler:
         position: Callable[[], int],
         rank: int = 0,
         world_size: int = 1,
+        groups: np.ndarray | None = None,
     ) -> None:
-        self.order = DataOrder(num_items, seed)
-        self.schedule, self.seed, self.position = schedule, seed, position
+        self.order = DataOrder(num_items, seed) if groups is None else BalancedOrder(groups, seed)
+        self.schedule, self.position = schedule, position
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[BatchItems]:
@@ -73,9 +114,7 @@ class StageBatchSampler:
         while nimg < self.schedule.total_nimg:
             stage = self.schedule.at(nimg)
             size = stage.batch_size
-            reals = self.order.items(nimg, size)
-            rng = np.random.default_rng([self.seed, _LABELS, nimg])
-            labels = rng.integers(self.order.num_items, size=size)
+            reals, labels = self.order.items(nimg, size), self.order.label_items(nimg, size)
             mine = slice(self.rank, None, self.world_size)
             yield BatchItems(stage.resolution, reals[mine].tolist(), labels[mine].tolist())
             before, nimg = nimg, nimg + size

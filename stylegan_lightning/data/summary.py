@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stylegan_lightning.data.base import PreparedDataset
+from stylegan_lightning.data.labels import label_kind
 
 NAMED = 10
 """How many skipped files, or classes, are named; the rest are counted."""
@@ -54,7 +55,7 @@ def statistics(tally: Tally, targets: np.ndarray, names: Sequence[str], seconds:
     pixels = count * tally.pixels_per_image
     mean = tally.sums / pixels
     by_area = sorted(tally.sizes, key=lambda s: (s[0] * s[1], s))
-    one_hot = targets.shape[1] > 0 and bool(np.all((targets == 0) | (targets == 1)) and np.all(targets.sum(1) == 1))
+    counted = label_kind(targets) in ("classes", "attributes")
     return {
         "count": count,
         "skipped": [list(s) for s in tally.skipped],
@@ -65,7 +66,7 @@ def statistics(tally: Tally, targets: np.ndarray, names: Sequence[str], seconds:
             "max": "x".join(map(str, by_area[-1])) if by_area else None,
         },
         "modes": dict(tally.modes.most_common()),
-        "labels": dict(zip(names, targets.sum(0).astype(int).tolist(), strict=True)) if one_hot else {},
+        "labels": dict(zip(names, targets.sum(0).astype(int).tolist(), strict=True)) if counted else {},
         "mean": mean.tolist(),
         "std": np.sqrt(np.maximum(tally.squares / pixels - mean**2, 0)).tolist(),
         "prepare_img_per_s": round((count + len(tally.skipped)) / max(seconds, 1e-9), 1),
@@ -107,4 +108,5 @@ def _label_text(dataset: PreparedDataset) -> str:
         return f"vectors of {dataset.c_dim} numbers" if dataset.c_dim else "none (unconditional)"
     shown = _counts(dict(list(counts.items())[:NAMED])) + (", ..." if len(counts) > NAMED else "")
     empty = sum(n == 0 for n in counts.values())
-    return f"{len(counts)} classes ({shown})" + (f"; {empty} of them without an image" if empty else "")
+    what = "classes" if label_kind(dataset.targets) == "classes" else "yes/no labels"
+    return f"{len(counts)} {what} ({shown})" + (f"; {empty} of them without an image" if empty else "")

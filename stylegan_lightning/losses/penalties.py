@@ -3,7 +3,9 @@ for the generator."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +96,11 @@ def _given(fakes: Tensor | None, name: str) -> Tensor:
 
 
 def path_lengths(
-    synthesis: Synthesis, ws: Tensor, draw: Draw = torch.randn_like, noise_mode: NoiseMode = "random"
+    synthesis: Synthesis,
+    ws: Tensor,
+    draw: Draw = torch.randn_like,
+    noise_mode: NoiseMode = "random",
+    create_graph: bool = True,
 ) -> Tensor:
     """|J_w^T y| of each sample, [N], y ~ N(0, 1) / sqrt(H W): the root of the squares summed over w, averaged
     over layers (StyleGAN2, eq. 4). `draw(imgs)` gives the N(0, 1) of the images' shape."""
@@ -102,15 +108,16 @@ def path_lengths(
         ws = ws.detach().requires_grad_(True)
     imgs = synthesis(ws, noise_mode=noise_mode)
     y = draw(imgs) / math.sqrt(imgs.shape[2] * imgs.shape[3])
-    (grad,) = torch.autograd.grad((imgs * y).sum(), ws, create_graph=True)
+    (grad,) = torch.autograd.grad((imgs * y).sum(), ws, create_graph=create_graph)
     return grad.square().sum(2).mean(1).sqrt()
 
 
 class PathLength(nn.Module):
     """weight * E[(|J_w^T y| - a)^2], a the running mean of the lengths (StyleGAN2, section 3.2 and B).
 
-    `pl_mean` is a buffer, so it is saved with the weights. With several ranks the mean of the lengths is
-    taken over all of them by the training module (`reduce_mean`).
+    `pl_mean` is a buffer, so it is saved with the weights; it moves with each call, except while `holding` the
+    lengths of a whole batch of which each call sees a part. With several ranks the mean of the lengths is taken
+    over all of them by the training module (`reduce_mean`).
     """
 
     pl_mean: Tensor
@@ -120,9 +127,27 @@ class PathLength(nn.Module):
         self.weight, self.interval, self.batch_shrink, self.decay = weight, interval, batch_shrink, decay
         self.register_buffer("pl_mean", torch.zeros(()))
         self.reduce_mean = torch.mean
+        self._held = False
 
     def forward(self, synthesis: Synthesis, ws: Tensor, draw: Draw = torch.randn_like) -> Tensor:
         lengths = path_lengths(synthesis, ws, draw)
-        mean = self.pl_mean.lerp(self.reduce_mean(lengths.detach()), self.decay)
-        self.pl_mean.copy_(mean)
-        return (lengths - mean).square().mean() * self.weight
+        if not self._held:
+            self._follow(lengths.detach())
+        return (lengths - self.pl_mean.clone()).square().mean() * self.weight
+
+    def _follow(self, lengths: Tensor) -> None:
+        self.pl_mean.copy_(self.pl_mean.lerp(self.reduce_mean(lengths), self.decay))
+
+    def measure(self, synthesis: Synthesis, ws: Tensor, draw: Draw = torch.randn_like) -> Tensor:
+        """Lengths [N] alone, without a graph."""
+        return path_lengths(synthesis, ws, draw, create_graph=False).detach()
+
+    @contextlib.contextmanager
+    def holding(self, lengths: Tensor) -> Iterator[None]:
+        """`pl_mean` moves by these lengths [N] at once and then stays."""
+        self._follow(lengths)
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False

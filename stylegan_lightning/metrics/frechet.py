@@ -26,7 +26,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.metrics.features import FeatureExtractor
 from stylegan_lightning.metrics.preset import PRESETS, Preset, get_preset
-from stylegan_lightning.metrics.real_stats import real_sums
+from stylegan_lightning.metrics.real_stats import Part, real_items, real_sums
 
 __all__ = [
     "PRESETS",
@@ -70,12 +70,13 @@ def metric_name(extractor: FeatureExtractor) -> str:
     return "fid" if extractor.name == "inception" else f"fd_{extractor.name}"
 
 
-def label_sampler(dataset: PreparedDataset) -> LabelSampler:
-    """Draws labels as the data set has them, with replacement."""
+def label_sampler(dataset: PreparedDataset, rows: np.ndarray | None = None) -> LabelSampler:
+    """Draws labels as the data set, or these images of it, have them, with replacement."""
+    targets = dataset.targets if rows is None else dataset.targets[rows]
 
     def sample(count: int, seed: int) -> Tensor:
         rng = np.random.default_rng([seed, 1])
-        return torch.from_numpy(dataset.targets[rng.integers(len(dataset.targets), size=count)])
+        return torch.from_numpy(targets[rng.integers(len(targets), size=count)])
 
     return sample
 
@@ -134,18 +135,19 @@ class FrechetDistance:
         return self
 
     @_no_grad()
-    def set_real(self, dataset: PreparedDataset, cache_dir: str | Path | None = None) -> None:
-        """Statistics of the preset's real images, from the cache when any run has computed them before.
+    def set_real(self, dataset: PreparedDataset, cache_dir: str | Path | None = None, part: Part | None = None) -> None:
+        """Statistics of the preset's real images, or of those in `part`, from the cache when any run has computed
+        them before.
 
         Rank 0 computes, the others wait: with a slow extractor and much data the process group's timeout must
         allow for it. Raises UserError when the data are too few or the cache cannot be written.
         """
-        self.num_real = len(self.preset.real_indices(len(dataset.images)))
+        self.num_real = len(real_items(dataset, self.preset, part))
         if self.num_real < 2:
             raise UserError(f"{self.name} needs at least 2 real images; {dataset.name} has {self.num_real}.")
         try:
             if _place()[0] == 0:
-                sums, m = real_sums(dataset, self.extractor, self.preset, cache_dir), self._metric
+                sums, m = real_sums(dataset, self.extractor, self.preset, cache_dir, part), self._metric
                 m.real_features_sum.copy_(sums.sum)
                 m.real_features_cov_sum.copy_(sums.outer)
                 m.real_features_num_samples.fill_(sums.count)

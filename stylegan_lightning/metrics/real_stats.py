@@ -39,13 +39,25 @@ class FeatureSums:
     count: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some of the images of a data set: their numbers, and a text that decides them together with the data."""
+
+    key: str
+    rows: np.ndarray
+
+
 def real_sums(
-    dataset: PreparedDataset, extractor: FeatureExtractor, preset: Preset, cache_dir: str | Path | None
+    dataset: PreparedDataset,
+    extractor: FeatureExtractor,
+    preset: Preset,
+    cache_dir: str | Path | None,
+    part: Part | None = None,
 ) -> FeatureSums:
     """From the cache, else computed and stored; `cache_dir` None neither reads nor writes."""
     if cache_dir is None:
-        return compute_sums(dataset, extractor, preset)
-    text = cache_text(dataset, extractor, preset)
+        return compute_sums(dataset, extractor, preset, part)
+    text = cache_text(dataset, extractor, preset) + (f" part={part.key}" if part else "")
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = Path(cache_dir).expanduser() / f"real-{extractor.name}-{key}.npz"
     with _explain(path.parent):
@@ -56,7 +68,7 @@ def real_sums(
             fcntl.flock(lock, fcntl.LOCK_EX)
         sums = _read(path, text, extractor.num_features)
         if sums is None:
-            sums = compute_sums(dataset, extractor, preset)
+            sums = compute_sums(dataset, extractor, preset, part)
             with _explain(path.parent):
                 _write(path, text, sums)
     return sums
@@ -71,9 +83,19 @@ def cache_text(dataset: PreparedDataset, extractor: FeatureExtractor, preset: Pr
     )
 
 
-def compute_sums(dataset: PreparedDataset, extractor: FeatureExtractor, preset: Preset) -> FeatureSums:
+def real_items(dataset: PreparedDataset, preset: Preset, part: Part | None = None) -> np.ndarray:
+    """Items of the data set that the preset measures, of all images or of a part of them."""
+    if part is None:
+        return preset.real_indices(len(dataset.images))
+    number = preset.real_indices(len(part.rows))
+    return part.rows[number % len(part.rows)] + len(dataset.images) * (number // len(part.rows))
+
+
+def compute_sums(
+    dataset: PreparedDataset, extractor: FeatureExtractor, preset: Preset, part: Part | None = None
+) -> FeatureSums:
     """One pass over the chosen real images, on the extractor's device; the result is on the CPU."""
-    index = preset.real_indices(len(dataset.images))
+    index = real_items(dataset, preset, part)
     device = next((t.device for t in extractor.parameters()), torch.device("cpu"))
     total = torch.zeros(extractor.num_features, dtype=torch.float64, device=device)
     outer = torch.zeros(extractor.num_features, extractor.num_features, dtype=torch.float64, device=device)

@@ -10,6 +10,7 @@ from stylegan_lightning.networks.baselines import (
 )
 from stylegan_lightning.networks.generator import Generator, track_running_stats
 from stylegan_lightning.networks.growing import Growing, GrowingDiscriminator, GrowingSynthesis
+from stylegan_lightning.networks.layers import LowPrecision
 from stylegan_lightning.networks.mapping import MappingNetwork
 from stylegan_lightning.networks.progressive import ProGANSynthesis, ProgressiveDiscriminator, StyleGAN1Synthesis
 from stylegan_lightning.networks.stylegan2 import StyleGAN2Discriminator, StyleGAN2Synthesis
@@ -22,6 +23,7 @@ __all__ = [
     "Growing",
     "GrowingDiscriminator",
     "GrowingSynthesis",
+    "LowPrecision",
     "MLPDiscriminator",
     "MLPSynthesis",
     "MappingNetwork",

@@ -21,7 +21,7 @@ class BaselineSynthesis(nn.Module):
 
     num_ws = active_ws = 1
 
-    def __init__(self, img_resolution: int, img_channels: int, w_dim: int, layers: nn.Module) -> None:
+    def __init__(self, img_resolution: int, img_channels: int, w_dim: int, layers: nn.Sequential) -> None:
         super().__init__()
         self.img_resolution, self.img_channels, self.w_dim = img_resolution, img_channels, w_dim
         self.layers = layers
@@ -111,6 +111,9 @@ class MLPDiscriminator(nn.Module):
             layers += [Maxout(i, o, pieces), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden, 1))
 
+    def layers_from_image(self) -> list[nn.Module]:
+        return [layer for layer in self.layers if isinstance(layer, Maxout)]
+
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         x = img.flatten(1)
         if self.c_dim:
@@ -154,6 +157,9 @@ class DCGANSynthesis(BaselineSynthesis):
         super().__init__(img_resolution, img_channels, w_dim, nn.Sequential(*layers, nn.Tanh()))
         init_dcgan(self)
 
+    def roles(self) -> dict[str, str]:
+        return {f"layers.{len(self.layers) - 2}": f"torgb.{self.img_resolution}"}
+
 
 class DCGANDiscriminator(nn.Module):
     """img [N, C, R, R], c [N, c_dim] -> logits [N, 1]: 4x4 convolutions of stride 2 down to 4x4 features.
@@ -180,6 +186,17 @@ class DCGANDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.head = Projection(widths[-1] * 16, c_dim)
         init_dcgan(self)
+
+    def layers_from_image(self) -> list[nn.Module]:
+        """The convolutions, each with its BatchNorm."""
+        return [self.layers[:2], *(self.layers[i : i + 3] for i in range(2, len(self.layers) - 1, 3))]
+
+    def roles(self) -> dict[str, str]:
+        roles = {"layers.0": f"fromrgb.{self.img_resolution}"}
+        for number, i in enumerate(range(2, len(self.layers) - 1, 3), 1):
+            resolution = self.img_resolution >> number
+            roles |= {f"layers.{i}": f"conv.{resolution}", f"layers.{i + 1}": f"norm.{resolution}"}
+        return roles
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.layers(img), c)
@@ -243,6 +260,10 @@ class WGANGPSynthesis(BaselineSynthesis):
         ]
         super().__init__(img_resolution, img_channels, w_dim, nn.Sequential(*layers))
 
+    def roles(self) -> dict[str, str]:
+        n, resolution = len(self.layers), self.img_resolution
+        return {f"layers.{n - 4}": f"norm.{resolution}", f"layers.{n - 2}": f"torgb.{resolution}"}
+
 
 class WGANGPCritic(nn.Module):
     """img [N, C, R, R], c [N, c_dim] -> logits [N, 1]: a convolution, residual blocks down to 4x4, ReLU, mean.
@@ -269,6 +290,15 @@ class WGANGPCritic(nn.Module):
             nn.ReLU(),
         )
         self.head = Projection(widths[-1], c_dim)
+
+    def layers_from_image(self) -> list[nn.Module]:
+        """The first convolution, then conv0, conv1 and skip of each block."""
+        blocks = (b for b in self.layers if isinstance(b, ResidualBlock))
+        return [self.layers[0], *(layer for b in blocks for layer in (b.conv0, b.conv1, b.skip))]
+
+    def roles(self) -> dict[str, str]:
+        blocks = {f"layers.{i}": f"blocks.{self.img_resolution >> (i - 1)}" for i in range(1, len(self.layers) - 1)}
+        return {"layers.0": f"fromrgb.{self.img_resolution}", **blocks}
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         return self.head(self.layers(img).mean((2, 3)), c)

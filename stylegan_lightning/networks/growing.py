@@ -105,7 +105,8 @@ class GrowingDiscriminator(Growing):
     """img [N, C, resolution, resolution], c [N, c_dim] -> logits [N, 1].
 
     `fromrgb[r]` makes features, `blocks[r]` halves them, `epilogue` judges those of 4 pixels. With labels it
-    gives one logit per class, of which the label selects (StyleGAN1's conditional discriminator).
+    gives one logit per class, of which the label selects (StyleGAN1's conditional discriminator): sum_k c_k l_k.
+    Logits beyond c_dim are added for every image.
     """
 
     def __init__(
@@ -124,6 +125,11 @@ class GrowingDiscriminator(Growing):
         self.blocks = nn.ModuleDict({str(r): b for r, b in blocks.items()})
         self.epilogue = epilogue
 
+    def layers_from_image(self) -> list[nn.Module]:
+        """fromrgb of all resolutions as one layer, then the layers of each block, the highest resolution first."""
+        blocks = (self.blocks[str(r)] for r in reversed(self.resolutions[1:]))
+        return [self.fromrgb, *(layer for block in blocks for layer in block.children())]
+
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         img = img.contiguous(memory_format=torch.channels_last)
         x = self.fromrgb[str(self.resolution)](img)
@@ -134,4 +140,5 @@ class GrowingDiscriminator(Growing):
         logits = self.epilogue(minibatch_std(x, self.mbstd_group_size))
         if not self.c_dim:
             return logits
-        return (logits * required_labels(c, self.c_dim)).sum(1, keepdim=True)
+        selected = (logits[:, : self.c_dim] * required_labels(c, self.c_dim)).sum(1, keepdim=True)
+        return selected + logits[:, self.c_dim :].sum(1, keepdim=True)

@@ -20,6 +20,27 @@ def required_labels(c: Tensor | None, c_dim: int) -> Tensor:
     return c.float()
 
 
+class LowPrecision:
+    """Mixin of networks that can compute their highest resolutions in float16 or bfloat16, as StyleGAN2-ADA.
+
+    Parameters, styles, demodulation, images and everything below `low_from` pixels stay in float32.
+    """
+
+    img_resolution: int
+    low_dtype: torch.dtype | None = None
+    low_from = 0
+
+    def set_low_precision(self, dtype: torch.dtype | None, num_resolutions: int = 4) -> None:
+        """Use `dtype` for the highest `num_resolutions` resolutions, 8 pixels and up; None for none."""
+        self.low_dtype = dtype if num_resolutions > 0 else None
+        self.low_from = max(self.img_resolution >> max(num_resolutions - 1, 0), 8)
+
+    def cast(self, x: Tensor, resolution: float, dtype: torch.dtype) -> Tensor:
+        """x in the type for `resolution`, which is `dtype` where precision is not low."""
+        low = self.low_dtype is not None and resolution >= self.low_from
+        return x.to(self.low_dtype if low else dtype)
+
+
 class FullyConnected(nn.Module):
     """y = act(gain * W x + b): weights are stored with unit variance and scaled at run time.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.networks.layers import FullyConnected
-from stylegan_lightning.ops import pixel_norm
+from stylegan_lightning.ops import autocast_device, pixel_norm
 
 
 def mapping_mlp(
@@ -76,12 +76,8 @@ class MappingNetwork(nn.Module):
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
     ) -> Tensor:
-        x = pixel_norm(z.float()) if self.normalize else z.float()
-        if self.embed is not None:
-            if c is None:
-                raise ValueError(f"this generator is conditional: c [N, {self.c_dim}] must be given")
-            x = torch.cat([x, pixel_norm(self.embed(c.float()))], 1)
-        w = self.layers(x)
+        with torch.autocast(autocast_device(z), enabled=False):  # styles are float32 in every precision
+            w = self._styles(z, c)
         if self.track_running_stats:
             with torch.no_grad():
                 self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, self.w_avg_beta))
@@ -89,6 +85,14 @@ class MappingNetwork(nn.Module):
         if truncation_psi != 1.0:
             ws = self._truncate(ws, truncation_psi, truncation_cutoff)
         return ws
+
+    def _styles(self, z: Tensor, c: Tensor | None) -> Tensor:
+        x = pixel_norm(z.float()) if self.normalize else z.float()
+        if self.embed is not None:
+            if c is None:
+                raise ValueError(f"this generator is conditional: c [N, {self.c_dim}] must be given")
+            x = torch.cat([x, pixel_norm(self.embed(c.float()))], 1)
+        return self.layers(x)
 
     def _truncate(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
         cutoff = self.num_ws if cutoff is None else cutoff

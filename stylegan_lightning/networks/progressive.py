@@ -277,6 +277,8 @@ class ProgressiveDiscriminator(GrowingDiscriminator):
     """The discriminator of ProGAN (blur=False) and of StyleGAN1 (blur=True: [1, 2, 1] before each reduction).
 
     ProGAN without `fused_scale` pools after the activation; otherwise convolution and pooling are one.
+    `shared_logit` adds to the logits that labels select one of every image, without which an image whose label is
+    all zeros would not be judged: for labels that are not classes.
     """
 
     def __init__(
@@ -290,6 +292,7 @@ class ProgressiveDiscriminator(GrowingDiscriminator):
         mbstd_group_size: int | None = 4,
         blur: bool = False,
         fused_scale: bool = True,
+        shared_logit: bool | None = False,
     ) -> None:
         table = channel_table(img_resolution, channel_base, channel_max)
         fromrgb = {r: EqualConv2d(img_channels, c, 1) for r, c in table.items()}
@@ -298,5 +301,5 @@ class ProgressiveDiscriminator(GrowingDiscriminator):
             for r, c in table.items()
             if r > 4
         }
-        epilogue = ProgressiveEpilogue(table[4], max(c_dim, 1))
+        epilogue = ProgressiveEpilogue(table[4], c_dim + 1 if shared_logit else max(c_dim, 1))
         super().__init__(img_resolution, img_channels, c_dim, fromrgb, blocks, epilogue, mbstd_group_size)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylegan_lightning.networks.layers import FIR_TAPS, Conv2d, FullyConnected, required_labels
+from stylegan_lightning.networks.layers import FIR_TAPS, Conv2d, FullyConnected, LowPrecision, required_labels
 from stylegan_lightning.networks.mapping import LabelMapping
 from stylegan_lightning.ops import (
     bias_act,
@@ -53,6 +53,15 @@ def channel_table(img_resolution: int, channel_base: int, channel_max: int) -> d
     return {r: num_channels(r, channel_base, channel_max) for r in block_resolutions(img_resolution)}
 
 
+def prenormalize(weight: Tensor, styles: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight [O, I, k, k] and styles [N, I] scaled so that no product overflows float16.
+
+    Demodulation undoes any scale of an output channel or of a sample's styles (StyleGAN2-ADA's mixed precision).
+    """
+    weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * math.sqrt(weight[0].numel()))
+    return weight, styles / styles.abs().amax(1, keepdim=True)
+
+
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution (up to twice the size), noise, bias, leaky ReLU."""
 
@@ -85,10 +94,13 @@ class SynthesisLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode, gain: float = 1.0) -> Tensor:
         """The gain of the activation is folded into the small factors: lrelu(g x) = g lrelu(x) for g > 0."""
         styles, g = self.affine(w), gain * SQRT2
-        x = x * styles[:, :, None, None]
-        x = conv2d_resample(x, self.weight, self.resample_filter, up=self.up)
-        scale = demod_coefficients(self.weight, styles) * g
-        x = torch.addcmul((self.bias * g).view(1, -1, 1, 1), x, scale[:, :, None, None])
+        weight: Tensor = self.weight
+        if x.dtype in (torch.float16, torch.bfloat16):
+            weight, styles = prenormalize(weight, styles)
+        x = x * styles.to(x.dtype)[:, :, None, None]
+        x = conv2d_resample(x, weight.to(x.dtype), self.resample_filter, up=self.up)
+        scale, bias = (demod_coefficients(weight, styles) * g).to(x.dtype), (self.bias * g).to(x.dtype)
+        x = torch.addcmul(bias.view(1, -1, 1, 1), x, scale[:, :, None, None])
         noise = self._noise(x, noise_mode)
         if noise is not None:
             x = x + noise * (self.noise_strength * g)
@@ -100,7 +112,7 @@ class SynthesisLayer(nn.Module):
             return None
         if noise_mode == "random":
             return torch.randn(len(x), 1, *x.shape[2:], device=x.device, dtype=x.dtype)
-        return self.noise_const if noise_mode == "const" else None
+        return self.noise_const.to(x.dtype) if noise_mode == "const" else None
 
 
 class ToRGB(nn.Module):
@@ -176,12 +188,12 @@ class SynthesisBlock(nn.Module):
         if img is not None:
             img = upsample2d(img, self.resample_filter)
         if self.torgb is not None:
-            y = self.torgb(x, ws[:, self.num_conv])
+            y = self.torgb(x, ws[:, self.num_conv]).to(ws.dtype)
             img = y if img is None else img + y
         return x, img
 
 
-class StyleGAN2Synthesis(nn.Module):
+class StyleGAN2Synthesis(LowPrecision, nn.Module):
     """ws [N, num_ws, w_dim] -> img. num_ws = 2 log2(R) - 2; an RGB output shares the next block's first style."""
 
     def __init__(
@@ -222,8 +234,9 @@ class StyleGAN2Synthesis(nn.Module):
     def forward(self, ws: Tensor, *, noise_mode: NoiseMode = "random") -> Tensor:
         x = img = None
         first = 0
-        for block in self.blocks.values():
+        for resolution, block in self.blocks.items():
             assert isinstance(block, SynthesisBlock)
+            x = x if x is None else self.cast(x, int(resolution), ws.dtype)
             x, img = block(x, img, ws[:, first : first + block.num_conv + 1], noise_mode)
             first += block.num_conv
         assert img is not None
@@ -308,7 +321,7 @@ class DiscriminatorEpilogue(nn.Module):
         return self.out(self.fc(self.conv(x).flatten(1)))
 
 
-class StyleGAN2Discriminator(nn.Module):
+class StyleGAN2Discriminator(LowPrecision, nn.Module):
     """img [N, C, R, R], c [N, c_dim] -> logits [N, 1].
 
     Labels enter by projection: the feature vector times the mapped label (Miyato and Koyama, 2018).
@@ -355,13 +368,18 @@ class StyleGAN2Discriminator(nn.Module):
             clamp=conv_clamp,
         )
 
+    def layers_from_image(self) -> list[nn.Module]:
+        """Of each block, the highest resolution first: fromrgb, conv0, conv1, skip, as far as it has them."""
+        return [layer for block in self.blocks.values() for layer in block.children()]
+
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
         x: Tensor | None = None
         rest: Tensor | None = img.contiguous(memory_format=torch.channels_last)
-        for block in self.blocks.values():
+        for resolution, block in self.blocks.items():
+            x, rest = (t if t is None else self.cast(t, int(resolution), img.dtype) for t in (x, rest))
             x, rest = block(x, rest)
         assert x is not None
-        x = self.epilogue(x, rest)
+        x = self.epilogue(x.to(img.dtype), rest if rest is None else rest.to(img.dtype))
         if self.mapping is None:
             return x
         return (x * self.mapping(required_labels(c, self.c_dim))).sum(1, keepdim=True) / math.sqrt(x.shape[1])

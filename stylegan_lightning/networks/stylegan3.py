@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from stylegan_lightning.networks.layers import FullyConnected
+from stylegan_lightning.networks.layers import FullyConnected, LowPrecision
 from stylegan_lightning.ops import (
+    autocast_device,
     bias_act,
     conv2d,
     demod_coefficients,
@@ -117,6 +118,10 @@ class FourierInput(nn.Module):
         self.transform.copy_(torch.linalg.inv(rigid_transform(angle, translate).double()))
 
     def forward(self, w: Tensor) -> Tensor:
+        with torch.autocast(autocast_device(w), enabled=False):  # phases of many periods need all their digits
+            return self._sinusoids(w.float())
+
+    def _sinusoids(self, w: Tensor) -> Tensor:
         t = self.affine(w)
         t = t / t[:, :2].norm(dim=1, keepdim=True)  # cos, sin, shift x, shift y
         rotate = torch.stack([t[:, 0], -t[:, 1], t[:, 1], t[:, 0]], 1).view(-1, 2, 2)
@@ -200,11 +205,14 @@ class AliasFreeLayer(nn.Module):
         styles, input_gain = self.affine(w), self.magnitude_ema.rsqrt()
         if self.is_torgb:
             styles = styles * (input_gain / math.sqrt(self.in_channels))
-            return bias_act(conv2d(x * styles[:, :, None, None], self.weight), self.bias, clamp=self.conv_clamp)
+            x = x * styles.to(x.dtype)[:, :, None, None]
+            return bias_act(conv2d(x, self.weight.to(x.dtype)), self.bias, clamp=self.conv_clamp)
         weight = self.weight * self.weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         styles = pixel_norm(styles)
-        x = conv2d(x * (styles * input_gain)[:, :, None, None], weight, padding=self.conv_kernel - 1)
-        x = torch.addcmul(self.bias.view(1, -1, 1, 1), x, demod_coefficients(weight, styles)[:, :, None, None])
+        x = x * (styles * input_gain).to(x.dtype)[:, :, None, None]
+        x = conv2d(x, weight.to(x.dtype), padding=self.conv_kernel - 1)
+        scale, bias = demod_coefficients(weight, styles).to(x.dtype), self.bias.to(x.dtype)
+        x = torch.addcmul(bias.view(1, -1, 1, 1), x, scale[:, :, None, None])
         return filtered_lrelu(
             x,
             self.up_filter,
@@ -216,7 +224,7 @@ class AliasFreeLayer(nn.Module):
         )
 
 
-class StyleGAN3Synthesis(nn.Module):
+class StyleGAN3Synthesis(LowPrecision, nn.Module):
     """ws [N, num_ws, w_dim] -> img, equivariant to translation (T: defaults) or also to rotation
     (R: conv_kernel 1, use_radial_filters, twice the channels by channel_multiplier 2).
 
@@ -290,6 +298,17 @@ class StyleGAN3Synthesis(nn.Module):
             for i in range(num_layers + 1)
         )
 
+    def roles(self) -> dict[str, str]:
+        """The plan changes with the resolution: a layer is the same where its kernel and both its bands are."""
+        roles = {"input": f"input {self.input.sampling_rate} {self.input.cutoff}"}
+        for i, layer in enumerate(self.layers):
+            assert isinstance(layer, AliasFreeLayer)
+            source = (layer.in_sampling_rate, layer.in_cutoff, layer.in_half_width)
+            target = (layer.out_sampling_rate, layer.out_cutoff, layer.out_half_width)
+            kind = "torgb" if layer.is_torgb else "layer"
+            roles[f"layers.{i}"] = f"{kind} {i} kernel {layer.conv_kernel} {source} {target}"
+        return roles
+
     def forward(self, ws: Tensor, *, noise_mode: NoiseMode = "random") -> Tensor:
         w_input, *w_layers = ws.float().unbind(1)
         beta = 0.5 ** (len(ws) * self.world_size / (1000 * self.magnitude_ema_kimg))
@@ -298,5 +317,5 @@ class StyleGAN3Synthesis(nn.Module):
             assert isinstance(layer, AliasFreeLayer)
             if self.track_running_stats:
                 layer.track_magnitude(x, beta)
-            x = layer(x, w)
-        return x * self.output_scale
+            x = layer(self.cast(x, layer.out_sampling_rate, w.dtype), w)
+        return x.to(ws.dtype) * self.output_scale

@@ -15,14 +15,25 @@ from torch import Tensor
 Pair = tuple[int, int]
 
 
+def autocast_device(x: Tensor) -> str:
+    """Whose `torch.autocast` x follows: that of its device, or the CPU's where x has a shape and no memory."""
+    return "cpu" if x.is_meta else x.device.type
+
+
+def autocast(x: Tensor) -> Tensor:
+    """x in the type of the surrounding `torch.autocast`, which does not reach into functions of our own."""
+    kind = autocast_device(x)
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def conv2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """Cross-correlation of x [N, I, H, W] with weight [O, I, kh, kw]."""
-    return _Conv.apply(x, weight, (stride, stride), (padding, padding), (0, 0), False)
+    return _Conv.apply(autocast(x), autocast(weight), (stride, stride), (padding, padding), (0, 0), False)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
     """Adjoint of `conv2d` with respect to its input: x [N, I, H, W], weight [I, O, kh, kw]."""
-    return _Conv.apply(x, weight, (stride, stride), (padding, padding), (0, 0), True)
+    return _Conv.apply(autocast(x), autocast(weight), (stride, stride), (padding, padding), (0, 0), True)
 
 
 def _convolution(x: Tensor, w: Tensor, stride: Pair, padding: Pair, output_padding: Pair, transposed: bool) -> Tensor:

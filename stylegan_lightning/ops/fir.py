@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylegan_lightning.ops.conv import autocast
+
 Pair = tuple[int, int]
 Quad = tuple[int, int, int, int]
 SEPARABLE_TAPS = 8
@@ -84,6 +86,7 @@ def upfirdn2d(
     On the CPU long filters are about twice as fast on channels_last activations.
     """
     (ux, uy), (dx, dy), (x0, x1, y0, y1) = _pair(up), _pair(down), _quad(padding)
+    x = autocast(x)
     if f.ndim == 1 and len(f) >= SEPARABLE_TAPS:
         row = (f if flip_filter else f.flip(0)).to(x.dtype)[None]
         x = _Upfirdn.apply(x, row * gain, (ux, 1), (dx, 1), (x0, x1, 0, 0))

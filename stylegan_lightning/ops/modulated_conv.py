@@ -29,9 +29,10 @@ def modulated_conv2d(
     Scaling the activations instead of the weights is the same linear map, shares one weight among all
     samples and never builds the N x O x I x k x k tensor that `modulated_conv2d_ref` does.
     """
-    y = conv2d_resample(x * styles[:, :, None, None], weight, resample_filter, up=up, down=down)
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    y = conv2d_resample(x, weight.to(x.dtype), resample_filter, up=up, down=down)
     if demodulate:
-        y = y * demod_coefficients(weight, styles)[:, :, None, None]
+        y = y * demod_coefficients(weight, styles).to(y.dtype)[:, :, None, None]
     return y
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -20,12 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stylegan_lightning.data.base import PreparedDataset
-from stylegan_lightning.imaging import image_grid, save_png, to_uint8
+from stylegan_lightning.imaging import image_grid, save_png
 from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
-from stylegan_lightning.networks import Generator
+from stylegan_lightning.metrics.per_class import ClassDistances
 from stylegan_lightning.training.csv_logger import KIMG
 from stylegan_lightning.training.distributed import sum_over_ranks, world_size
 from stylegan_lightning.training.module import GAN
+from stylegan_lightning.training.samples import class_picture, sample_fixed
 
 
 def _gan(module: L.LightningModule) -> GAN:
@@ -66,14 +68,23 @@ def _memory(device: torch.device) -> dict[str, float]:
 
 
 class Distance(Callback):
-    """The Fréchet distance of `G_ema` at the start, every `every_ticks` ticks and at the end of the run.
+    """The Fréchet distance of `G_ema` at the start, every `every_ticks` ticks and at the end of the run; with
+    `per_class` also that of each class.
 
     A distance that cannot be computed is reported and skipped; training goes on.
     """
 
-    def __init__(self, distance: FrechetDistance, dataset: PreparedDataset, cache_dir: Path, every_ticks: int) -> None:
+    def __init__(
+        self,
+        distance: FrechetDistance,
+        dataset: PreparedDataset,
+        cache_dir: Path,
+        every_ticks: int,
+        per_class: bool = False,
+    ) -> None:
         self.distance, self.dataset = distance, dataset
         self.cache_dir, self.every_ticks = cache_dir, every_ticks
+        self.classes = ClassDistances(distance.extractor, distance.preset, dataset, cache_dir) if per_class else None
         self._tick = 0
 
     key = property(lambda self: f"metric/{self.distance.name}")
@@ -96,15 +107,21 @@ class Distance(Callback):
     def _measure(self, trainer: L.Trainer, gan: GAN) -> None:
         started = time.perf_counter()
         try:
-            value = self.distance.evaluate_generator(gan.G_ema, label_sampler(self.dataset), device=gan.device)
+            sampler = label_sampler(self.dataset)
+            gan.report[self.key] = self.distance.evaluate_generator(gan.G_ema, sampler, device=gan.device)
+            parts = self.classes.evaluate_generator(gan.G_ema, device=gan.device) if self.classes else []
         except (RuntimeError, ValueError) as error:
             warnings.warn(f"{self.key} could not be computed at {gan.nimg / 1000:g} kimg: {error}", stacklevel=2)
             return
-        gan.report |= {self.key: value, "speed/metric_s": time.perf_counter() - started}
+        gan.report |= {f"metric/{part.metric}": part.value for part in parts}
+        gan.report["speed/metric_s"] = time.perf_counter() - started
 
 
 class SampleGrid(Callback):
-    """Pictures of the same latents from `G_ema`, every `every_ticks` ticks, beside a grid of reals at the start."""
+    """Pictures of the same latents from `G_ema`, every `every_ticks` ticks, beside a grid of reals at the start.
+
+    Where labels are classes, a second picture has a row for each class.
+    """
 
     def __init__(
         self,
@@ -127,7 +144,7 @@ class SampleGrid(Callback):
         gan, count = _gan(pl_module), self.rows * self.columns
         if gan.nimg == 0:
             index = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
-            self._show(trainer, "reals", self._grid(self.dataset.batch(index.tolist())[0]))
+            self._show(trainer, "reals", "", self._grid(self.dataset.batch(index.tolist())[0]))
             self._draw(trainer, gan)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -140,36 +157,25 @@ class SampleGrid(Callback):
 
     def _draw(self, trainer: L.Trainer, gan: GAN) -> None:
         if trainer.is_global_zero:
-            imgs = sample_fixed(
-                gan.G_ema, self.dataset, self.rows * self.columns, self.seed, self.truncation_psi, gan.device
-            )
-            self._show(trainer, f"fakes_{gan.nimg / 1000:09.3f}_kimg", self._grid(imgs))
+            G, data, moment = gan.G_ema, self.dataset, f"_{gan.nimg / 1000:09.3f}_kimg"
+            options = (self.seed, self.truncation_psi, gan.device)
+            imgs = sample_fixed(G, data, self.rows * self.columns, *options)
+            self._show(trainer, "fakes", moment, self._grid(imgs))
+            classes = class_picture(G, data, self.columns, *options, self._cell())
+            if classes is not None:
+                self._show(trainer, "classes", moment, classes)
+
+    def _cell(self) -> int:
+        """Images of a network that is still growing are shown at their final size."""
+        return max(self.dataset.img_resolution, 64)
 
     def _grid(self, imgs: Tensor) -> np.ndarray:
-        """Images of a network that is still growing are shown at their final size."""
-        return image_grid(imgs, self.columns, max(self.dataset.img_resolution, 64))
+        return image_grid(imgs, self.columns, self._cell())
 
-    def _show(self, trainer: L.Trainer, name: str, grid: np.ndarray) -> None:
+    def _show(self, trainer: L.Trainer, name: str, moment: str, grid: np.ndarray) -> None:
         if trainer.is_global_zero:
-            save_png(self.directory / f"{name}.png", grid)
-            self.pictures["samples/reals" if name == "reals" else "samples/fakes"] = grid
-
-
-@torch.inference_mode()
-def sample_fixed(
-    G: Generator,
-    dataset: PreparedDataset,
-    count: int,
-    seed: int,
-    psi: float,
-    device: torch.device | str,
-) -> Tensor:
-    """uint8 [count, C, H, W] of the latents and data labels that `seed` names."""
-    z = torch.randn(count, G.z_dim, generator=torch.Generator().manual_seed(seed))
-    c = label_sampler(dataset)(count, seed)
-    batches = zip(z.split(32), c.split(32), strict=True)
-    imgs = [G(zi.to(device), ci.to(device), truncation_psi=psi, noise_mode="const") for zi, ci in batches]
-    return to_uint8(torch.cat(imgs)).cpu()
+            save_png(self.directory / f"{name}{moment}.png", grid)
+            self.pictures[f"samples/{name}"] = grid
 
 
 class ReportLogger(Callback):
@@ -288,6 +294,7 @@ def _duration(seconds: float) -> str:
 class GracefulStop(Callback):
     """SIGINT and SIGTERM finish the step; the checkpoint callback then saves. A second SIGINT stops at once.
 
+    On SLURM so does SIGUSR1, the usual notice before a time limit or pre-emption; the job is then queued again.
     With several ranks the wish to stop is shared every `every` batches, so that all stop at the same one.
     """
 
@@ -296,7 +303,7 @@ class GracefulStop(Callback):
         self._previous: dict[int, Callable | int | None] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
             self._previous[number] = signal.signal(number, self._receive)  # type: ignore[assignment]
 
     def _receive(self, number: int, frame: Any) -> None:

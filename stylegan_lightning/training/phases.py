@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,34 +18,44 @@ from stylegan_lightning.protocols import (
     Discriminator,
     GeneratorPenalty,
     Phase,
+    Survey,
 )
 
 G_OPT, D_OPT = 0, 1
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+Augment = Callable[[Tensor, "LatentStream"], Tensor]
+Share = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
 class LatentStream:
-    """z for one whole batch over all ranks, of which this rank takes its rows.
+    """Random numbers for one whole batch, of which each share takes its rows.
 
-    Drawing the whole batch everywhere makes the latents independent of the number of ranks.
+    A batch is shared among ranks, and on each among parts that are processed one after the other. Drawing for
+    the whole batch everywhere makes what is drawn independent of their number.
     """
 
     generator: torch.Generator
     rank: int = 0
     world_size: int = 1
+    part: int = 0
+    parts: int = 1
 
-    def z(self, n: int, z_dim: int) -> Tensor:
-        """[n, z_dim], standard normal, this rank's part of n * world_size samples."""
-        device = self.generator.device
-        z = torch.randn(n * self.world_size, z_dim, device=device, generator=self.generator)
-        return z[self.rank :: self.world_size]
+    shares = property(lambda self: self.world_size * self.parts)
+    share = property(lambda self: self.rank + self.world_size * self.part)
+
+    def normal(self, n: int, *shape: int) -> Tensor:
+        """[n, *shape], standard normal, this share's part of n samples for each share."""
+        x = torch.randn(n * self.shares, *shape, device=self.generator.device, generator=self.generator)
+        return x[self.share :: self.shares]
+
+    def uniform(self, n: int, *shape: int) -> Tensor:
+        """The same, uniform in [0, 1)."""
+        x = torch.rand(n * self.shares, *shape, device=self.generator.device, generator=self.generator)
+        return x[self.share :: self.shares]
 
     def normal_like(self, x: Tensor) -> Tensor:
-        """Standard normal numbers of the shape of x, this rank's part of those of all ranks."""
-        shape = (len(x) * self.world_size, *x.shape[1:])
-        y = torch.randn(shape, device=self.generator.device, dtype=x.dtype, generator=self.generator)
-        return y[self.rank :: self.world_size]
+        return self.normal(*x.shape).to(x.dtype)
 
     def crossover(self, num_ws: int, prob: float) -> Tensor:
         """First of the layers in use that takes the second style: uniform in 1 .. num_ws-1, or num_ws with 1 - prob.
@@ -67,11 +78,13 @@ class Objectives:
     style_mixing_prob: float = 0.0
     blur_sigma: float = 0.0
     stream: LatentStream = field(default_factory=lambda: LatentStream(torch.Generator()))
+    augment: Augment | None = None
+    observe: Callable[[Tensor], None] = lambda real_logits: None
     record: Callable[[str, Tensor], None] = lambda name, value: None
 
     def styles(self, n: int, c: Tensor) -> Tensor:
         """ws [n, num_ws, w_dim], with style mixing (StyleGAN, section 3.1)."""
-        z = self.stream.z(n, self.G.z_dim)
+        z = self.stream.normal(n, self.G.z_dim)
         ws = self.G.mapping(z, c)
         if self.style_mixing_prob > 0:
             cut = self.stream.crossover(self.G.active_ws, self.style_mixing_prob)
@@ -85,13 +98,16 @@ class Objectives:
         mapping = self.G.mapping
         tracking, mapping.track_running_stats = mapping.track_running_stats, False
         try:
-            return mapping(self.stream.z(n, self.G.z_dim), c)
+            return mapping(self.stream.normal(n, self.G.z_dim), c)
         finally:
             mapping.track_running_stats = tracking
 
     def judge(self, imgs: Tensor, c: Tensor) -> Tensor:
-        """D's logits of images as it sees them at this moment of the run."""
-        return self.D(blur2d(imgs, self.blur_sigma), c)
+        """D's logits of images as it sees them at this moment of the run: blurred, then augmented."""
+        seen = blur2d(imgs, self.blur_sigma)
+        if self.augment is not None:
+            seen = self.augment(seen, self.stream)
+        return self.D(seen, c).to(imgs.dtype)
 
     def generator(self, reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
         logits = self.judge(self.G.synthesis(self.styles(len(reals), fake_c)), fake_c)
@@ -103,7 +119,7 @@ class Objectives:
     def fakes(self, n: int, fake_c: Tensor) -> Tensor:
         """Images that carry no gradient to the generator."""
         with torch.no_grad():
-            return self.G.synthesis(self.styles(n, fake_c))
+            return self.G.synthesis(self.styles(n, fake_c)).float()
 
     def discriminator(
         self, reals: Tensor, c: Tensor, fake_c: Tensor, penalties: Mapping[str, CriticPenalty] | None = None
@@ -116,6 +132,7 @@ class Objectives:
         self.record("loss/D", loss)
         self.record("logits/real", real_logits)
         self.record("logits/fake", fake_logits)
+        self.observe(real_logits.detach())
         for name, penalty in (penalties or {}).items():
             loss = loss + self._penalty(name, penalty, reals, c, fakes, fake_c)
         return loss
@@ -132,11 +149,23 @@ class Objectives:
         fakes = self.fakes(len(reals), fake_c) if penalty.needs_fakes else None
         return self._penalty(name, penalty, reals, c, fakes, fake_c) * penalty.interval
 
-    def generator_penalty(self, name: str, penalty: GeneratorPenalty, reals: Tensor, c: Tensor) -> Tensor:
-        n = max(len(reals) // penalty.batch_shrink, 1)
-        value = penalty(self.G.synthesis, self.styles(n, c[:n]), self.stream.normal_like)
+    def generator_penalty(self, name: str, penalty: GeneratorPenalty, c: Tensor) -> Tensor:
+        value = penalty(self.G.synthesis, self._penalty_styles(penalty, c), self.stream.normal_like)
         self.record(f"penalty/{name}", value)
         return value * penalty.interval
+
+    def survey(self, penalty: GeneratorPenalty, shares: Sequence[Share], enter: Callable[[int], None]) -> Survey:
+        """What `penalty` needs to know of the whole batch before its shares are processed one by one."""
+        values = []
+        for i, (_, _, fake_c) in enumerate(shares):
+            enter(i)
+            styles = self._penalty_styles(penalty, fake_c)
+            values.append(penalty.measure(self.G.synthesis, styles, self.stream.normal_like))
+        return penalty.holding(torch.cat(values))
+
+    def _penalty_styles(self, penalty: GeneratorPenalty, c: Tensor) -> Tensor:
+        n = max(len(c) // penalty.batch_shrink, 1)
+        return self.styles(n, c[:n])
 
 
 def build_phases(
@@ -152,7 +181,7 @@ def build_phases(
     """
 
     def g_term(name: str, penalty: GeneratorPenalty) -> Objective:
-        return lambda reals, c, fake_c: objectives.generator_penalty(name, penalty, reals, fake_c)
+        return lambda reals, c, fake_c: objectives.generator_penalty(name, penalty, fake_c)
 
     def d_term(name: str, penalty: CriticPenalty) -> Objective:
         return lambda reals, c, fake_c: objectives.critic_penalty(name, penalty, reals, c, fake_c)
@@ -166,9 +195,13 @@ def build_phases(
     def d_main(reals: Tensor, c: Tensor, fake_c: Tensor) -> Tensor:
         return objectives.discriminator(reals, c, fake_c, d_every)
 
+    def g_lazy(name: str, penalty: GeneratorPenalty) -> Phase:
+        survey = partial(objectives.survey, penalty)
+        return Phase(f"G/{name}", G_OPT, penalty.interval, g_term(name, penalty), survey)
+
     return [
         Phase("G", G_OPT, g_interval, g_main),
-        *(Phase(f"G/{n}", G_OPT, p.interval, g_term(n, p)) for n, p in g_penalties.items() if p.interval > 1),
+        *(g_lazy(name, p) for name, p in g_penalties.items() if p.interval > 1),
         Phase("D", D_OPT, 1, d_main),
         *(Phase(f"D/{n}", D_OPT, p.interval, d_term(n, p)) for n, p in d_penalties.items() if p.interval > 1),
     ]

@@ -9,39 +9,42 @@ from stylegan_lightning.training.distributed import sum_over_ranks
 
 
 class RunningMeans:
-    """Sums and counts by name. A resumed run carries on with the sums of its interrupted tick."""
+    """Sums and counts of finite values by name, and how many were not finite.
+
+    A resumed run carries on with the sums of its interrupted tick.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        value = value.detach().double().sum() if value.device.type != "mps" else value.detach().sum()
-        previous = self._sums.get(name)
-        self._sums[name] = value if previous is None else previous.to(value.device) + value
-        self._counts[name] = self._counts.get(name, 0) + 1
+        self._sums: dict[str, Tensor] = {}  # [3]: sum and number of the finite values, number of all
+        self.finite: dict[str, float] = {}
+        """After `compute`: the share of finite values."""
 
     def add_mean(self, name: str, values: Tensor) -> None:
-        self.add(name, values.mean())
+        value = values.detach().mean().float()
+        finite = value.isfinite()
+        row = torch.stack([value.where(finite, 0.0), finite.float(), torch.ones_like(value)])
+        row = row if row.device.type == "mps" else row.double()
+        previous = self._sums.get(name)
+        self._sums[name] = row if previous is None else previous.to(row.device) + row
 
     def compute(self) -> dict[str, float]:
-        """Means over everything added since the last reset, on all ranks, which must have added the same names."""
+        """Means over everything added since the last reset, on all ranks, which must have added the same names.
+
+        NaN where no value was finite.
+        """
         names = sorted(self._sums)
         if not names:
             return {}
         device = self._sums[names[0]].device
-        rows = torch.stack([self._sums[n].to(device) for n in names])
-        counts = torch.tensor([float(self._counts[n]) for n in names], dtype=rows.dtype, device=device)
-        rows, counts = sum_over_ranks(torch.stack([rows, counts])).unbind()
-        return dict(zip(names, (rows / counts).tolist(), strict=True))
+        totals, finite, counts = sum_over_ranks(torch.stack([self._sums[n].to(device) for n in names])).unbind(1)
+        self.finite = dict(zip(names, (finite / counts).tolist(), strict=True))
+        return dict(zip(names, (totals / finite).tolist(), strict=True))
 
     def reset(self) -> None:
         self._sums.clear()
-        self._counts.clear()
 
     def state(self) -> dict[str, list[float]]:
-        return {name: [float(self._sums[name]), self._counts[name]] for name in self._sums}
+        return {name: row.tolist() for name, row in self._sums.items()}
 
     def load(self, state: dict[str, list[float]]) -> None:
-        self._sums = {name: torch.tensor(total, dtype=torch.float64) for name, (total, _) in state.items()}
-        self._counts = {name: int(count) for name, (_, count) in state.items()}
+        self._sums = {name: torch.tensor(row, dtype=torch.float64) for name, row in state.items()}

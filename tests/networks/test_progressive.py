@@ -176,6 +176,17 @@ def test_labels_select_a_logit():
         D(img)
 
 
+def test_a_shared_logit_judges_images_without_any_label():
+    torch.manual_seed(0)
+    plain = ProgressiveDiscriminator(16, 3, 3, channel_base=128, channel_max=16)
+    D = ProgressiveDiscriminator(16, 3, 3, channel_base=128, channel_max=16, shared_logit=True)
+    img, none, c = torch.randn(3, 3, 16, 16), torch.zeros(3, 3), torch.tensor([[1.0, 1, 0], [0, 0.5, 0], [0, 0, 2]])
+    assert plain(img, none).abs().max() == 0 < D(img, none).std()
+    selected = D(img, c) - D(img, none)  # linear in the label
+    torch.testing.assert_close(D(img, 2 * c) - D(img, none), 2 * selected, atol=1e-6, rtol=1e-4)
+    assert ProgressiveDiscriminator(16, 3, 0, channel_base=128, channel_max=16, shared_logit=True)(img).shape == (3, 1)
+
+
 @pytest.mark.parametrize("kind", ["progan", "stylegan1"])
 def test_gradients_of_gradients(kind):
     D = discriminator(kind == "stylegan1")

@@ -153,8 +153,8 @@ def test_crossover_is_uniform_over_layers_and_absent_with_the_rest():
 
 
 def test_ranks_draw_disjoint_rows_of_one_batch():
-    whole = LatentStream(torch.Generator().manual_seed(1)).z(6, 4)
-    parts = [LatentStream(torch.Generator().manual_seed(1), r, 2).z(3, 4) for r in (0, 1)]
+    whole = LatentStream(torch.Generator().manual_seed(1)).normal(6, 4)
+    parts = [LatentStream(torch.Generator().manual_seed(1), r, 2).normal(3, 4) for r in (0, 1)]
     torch.testing.assert_close(torch.stack(parts, 1).flatten(0, 1), whole)
 
 
