@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--kimg", type=float, default=30.0)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     results, strips = {}, {}
     for model in options.models.split(","):
         run_dir = options.out_dir / model

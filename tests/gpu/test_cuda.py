@@ -65,9 +65,11 @@ def test_second_derivatives_on_cuda_equal_the_cpu(up):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(a.abs().max()))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16", "bf16_mixed"])
 def test_a_run_on_cuda(run, tiny, tmp_path, precision):
-    done = run("train.py", *tiny, "trainer=gpu", f"precision={precision}", f"run_dir={tmp_path}/r", "logger=csv")
+    done = run(
+        "train.py", *tiny, "trainer=gpu", f"precision={precision}", "augment=ada", f"run_dir={tmp_path}/r", "logger=csv"
+    )
     assert done.code == 0, done.err
     assert float(read_rows(tmp_path / "r/metrics.csv")[-1]["memory/gpu_gib"]) > 0
     assert run("train.py", f"resume={tmp_path}/r", "schedule.total_kimg=0.1").code == 0
