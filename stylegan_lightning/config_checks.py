@@ -212,6 +212,7 @@ RULES: dict[str, Rule] = {
     "model.mapping_layers": _whole(0),
     "model.channel_base": _whole(1),
     "model.channel_max": _whole(1),
+    "model.channel_multiplier": _number(0, strict=True),
     "model.g_architecture": _one_of("skip", "resnet", "orig"),
     "model.d_architecture": _one_of("skip", "resnet", "orig"),
     "model.mbstd_group_size": _or_null(_whole(1)),

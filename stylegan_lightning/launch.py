@@ -33,6 +33,8 @@ from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.module import GAN
 from stylegan_lightning.training.transfer import transfer_weights
 
+AUTO = "auto"
+"""As `resume`: the run in run_dir where there is one, else a new one, always by the same command."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
 _MAY_CHANGE = (
     "resume",
@@ -79,9 +81,9 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
     with messages_for_users():
         check_command_line(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
-        if resume == "auto":
-            _resume_where_possible(place)
-        elif resume and not place:
+        if resume == AUTO and not place:
+            raise UserError("resume=auto needs run_dir=FOLDER, where the run is or is to be")
+        if resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))
             sys.argv.append(_quoted("run_dir", place))
         _check_same_place_on_all_ranks(place)
@@ -119,21 +121,6 @@ def _given(overrides: Sequence[str], key: str) -> Any:
     return values[-1] if values else None
 
 
-def _resume_where_possible(run_dir: Any) -> None:
-    """Gives resume=auto on the command line its meaning: the run in `run_dir`, or null where there is none yet."""
-    if not run_dir:
-        raise UserError("resume=auto needs run_dir=FOLDER, where the run is or is to be")
-    there = (Path(str(run_dir)).expanduser() / "checkpoints" / LAST).exists()
-    os.environ[_AUTO] = "1"
-    sys.argv[:] = [_quoted("resume", run_dir) if there and a == "resume=auto" else a for a in sys.argv]
-    if not there:
-        sys.argv[:] = [a for a in sys.argv if a != "resume=auto"]
-
-
-_AUTO = "STYLEGAN_LIGHTNING_RESUME_AUTO"
-"""Set where the command line is that of a new run although it is resumed; reaches the processes of other ranks."""
-
-
 def _quoted(key: str, value: Any) -> str:
     return f"{key}='" + str(value).replace("'", "\\'") + "'"
 
@@ -159,22 +146,20 @@ def _run_dir_of(checkpoint: Path) -> Path:
     return parent.parent if parent.name == "checkpoints" else parent
 
 
-def resumed_config(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """The configuration inside the checkpoint that `cfg.resume` names, with what the command line may change.
+def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> tuple[DictConfig, Path]:
+    """The configuration inside the checkpoint at `path`, with what the command line may change.
 
-    Raises UserError when the command line asks for another model, data set, seed, ...: that is a new run
+    With `same_command` the command line is that of the run itself and is compared as a whole. Raises UserError when the command line asks for another model, data set, seed, ...: that is a new run
     (init_from=), or when the run has already reached its end.
     """
-    path = find_checkpoint(cfg.resume)
     checkpoint = read_checkpoint(path)
     saved = checkpoint_config(checkpoint, path)
-    overrides = HydraConfig.get().overrides.task
-    refused = differences(saved, cfg) if os.environ.get(_AUTO) else []
-    for text in overrides:
+    refused = differences(saved, cfg) if same_command else []
+    for text in HydraConfig.get().overrides.task:
         override = OverridesParser.create().parse_override(text)
         key = override.key_or_group
         if not _may_change(key):
-            refused += [] if os.environ.get(_AUTO) else [key]
+            refused += [] if same_command else [key]
         elif key not in ("resume", "run_dir"):
             change(saved, key, OmegaConf.select(cfg, key))
     if refused:
@@ -224,10 +209,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def start_config(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
     """(configuration, run directory, checkpoint to resume from or None)."""
-    resume = None
-    if cfg.resume is not None:
-        cfg, resume = resumed_config(cfg)
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    resume, run_dir = None, Path(HydraConfig.get().runtime.output_dir)
+    if cfg.resume == AUTO:
+        last = run_dir / "checkpoints" / LAST
+        if last.exists():
+            cfg, resume = resumed_config(cfg, last, same_command=True)
+    elif cfg.resume is not None:
+        cfg, resume = resumed_config(cfg, find_checkpoint(cfg.resume))
     cfg.run_dir = str(run_dir)
     cfg.run_id = cfg.run_id or secrets.token_hex(4)
     return cfg, run_dir, resume
