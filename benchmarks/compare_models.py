@@ -2,9 +2,9 @@
 
     python benchmarks/compare_models.py OUT_DIR [--models stylegan2,progan --kimg 30,mlp=20] [KEY=VALUE ...]
 
---kimg is the length of all runs, and of those named. Each model runs as `python train.py model=NAME` with the demo's settings. Writes OUT_DIR/models.md, a table of size,
-speed, memory and distances, and OUT_DIR/models.png, a row of samples for each model. A run that is already there
-and complete is not repeated.
+--kimg is the length of all runs, and of those named. Each model runs as `python train.py model=NAME` with the demo's
+settings. Writes OUT_DIR/models.md, a table of size, speed, memory and distances, and OUT_DIR/models.png, a row of
+samples for each model. A run that is already there and complete is not repeated.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ def table(results: dict[str, tuple[list[dict[str, str]], tuple[int, int]]]) -> s
         values = [float(r[key]) for r in rows if r.get(key)]
         speeds = sorted(float(r["speed/img_per_s"]) for r in rows if r.get("speed/img_per_s"))
         memory = max(float(r["memory/cpu_gib"]) for r in rows if r.get("memory/cpu_gib"))
+        kimg = float(rows[-1]["progress/kimg"])
         lines.append(
-            f"| {model} | {G / 1e6:.2f} | {D / 1e6:.2f} | {float(rows[-1]['progress/kimg']):.0f} | {speeds[len(speeds) // 2]:.0f} | {memory:.2f} "
-            f"| {values[0]:.0f} | {values[-1]:.0f} | {values[-1] / values[0]:.2f} |"
+            f"| {model} | {G / 1e6:.2f} | {D / 1e6:.2f} | {kimg:.0f} | {speeds[len(speeds) // 2]:.0f} "
+            f"| {memory:.2f} | {values[0]:.0f} | {values[-1]:.0f} | {values[-1] / values[0]:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

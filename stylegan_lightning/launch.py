@@ -149,8 +149,9 @@ def _run_dir_of(checkpoint: Path) -> Path:
 def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> tuple[DictConfig, Path]:
     """The configuration inside the checkpoint at `path`, with what the command line may change.
 
-    With `same_command` the command line is that of the run itself and is compared as a whole. Raises UserError when the command line asks for another model, data set, seed, ...: that is a new run
-    (init_from=), or when the run has already reached its end.
+    With `same_command` the command line is that of the run itself and is compared as a whole. Raises UserError when
+    the command line asks for another model, data set, seed, ...: that is a new run (init_from=), or when the run has
+    already reached its end.
     """
     checkpoint = read_checkpoint(path)
     saved = checkpoint_config(checkpoint, path)
