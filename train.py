@@ -11,6 +11,7 @@ from stylegan_lightning.config_checks import raise_together, run_problems
 from stylegan_lightning.data.datamodule import StageDataModule
 from stylegan_lightning.data.levels import add_levels
 from stylegan_lightning.data.summary import summary_text
+from stylegan_lightning.resume import start_config
 from stylegan_lightning.training.checkpoint import Checkpoints
 
 CONF = Path(__file__).parent / "conf"
@@ -18,7 +19,7 @@ CONF = Path(__file__).parent / "conf"
 
 def train(cfg: DictConfig) -> float | None:
     """One run; returns the best value of the metric (for sweeps)."""
-    cfg, run_dir, resume = launch.start_config(cfg)
+    cfg, run_dir, resume = start_config(cfg)
     raise_together(run_problems(cfg))
     schedule = builders.build_schedule(cfg)
     parts.check_devices(cfg, schedule)

@@ -15,13 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule
+from stylegan_lightning.config_rules import ABSENT, EVALUATION_RULES, RULES, broken_rules, whole
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator, Growing, LowPrecision
-from stylegan_lightning.networks.stylegan2 import block_resolutions
 from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.freeze import first_layers
 from stylegan_lightning.training.recompute import recomputable_blocks
@@ -137,166 +137,12 @@ def _all_keys(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value will do, and what it must be."""
-
-
-def _whole(low: int) -> Rule:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f"a whole number >= {low}"
-
-
-def _number(low: float, strict: bool = False) -> Rule:
-    def holds(v: Any) -> bool:
-        return isinstance(v, int | float) and not isinstance(v, bool) and (v > low if strict else v >= low)
-
-    return holds, f"a number {'>' if strict else '>='} {low:g}"
-
-
-def _one_of(*choices: Any) -> Rule:
-    return lambda v: any(v is c or (v == c and not isinstance(v, bool)) for c in choices), "one of " + ", ".join(
-        map(str, choices)
-    )
-
-
-def _or_null(rule: Rule) -> Rule:
-    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
-
-
-def _table(rule: Rule, example: str) -> Rule:
-    """Values by resolution."""
-
-    def holds(v: Any) -> bool:
-        return isinstance(v, DictConfig | dict) and all(isinstance(k, int) and rule[0](x) for k, x in v.items())
-
-    return holds, f"a table of resolutions, such as {example}, each value {rule[1]}"
-
-
-def _is_resolution(v: Any) -> bool:
-    try:
-        return isinstance(v, int) and bool(block_resolutions(v))
-    except ValueError:
-        return False
-
-
-def _is_betas(v: Any) -> bool:
-    return isinstance(v, ListConfig | list) and len(v) == 2 and all(isinstance(b, float) and 0 <= b < 1 for b in v)
-
-
-_BOOL = (lambda v: isinstance(v, bool), "true or false")
-_BETAS = (_is_betas, "two numbers with a decimal point in [0, 1), such as [0.0, 0.99]")
-_PROBABILITY = (lambda v: _number(0)[0](v) and v <= 1, "a number between 0 and 1")
-
-_DATA_PARALLEL = (
-    "auto or ddp: the networks fit one device each, and R1 and path length need gradients of gradients, which sharded "
-    "parameters do not give; for more memory use trainer.batch_per_device or trainer.activation_checkpointing"
-)
-_LIGHTNING = (
-    "32-true or bf16-mixed: float16 of whole networks needs loss scaling, which gradients of gradients break; "
-    "precision=fp16 has float16 where it is safe"
-)
-
-RULES: dict[str, Rule] = {
-    "seed": _whole(0),
-    "transfer.freeze_d": _whole(0),
-    "transfer.freeze_mapping": _BOOL,
-    "data.resolution": (_is_resolution, "a power of two >= 8 (8, 16, 32, ...)"),
-    "data.channels": _one_of(1, 3, 4),
-    "data.size": _whole(2),
-    "data.seed": _whole(0),
-    "data.on_error": _one_of("skip", "raise"),
-    "data.mirror": _BOOL,
-    "data.balance": _BOOL,
-    "data.num_workers": _whole(0),
-    "model.z_dim": _whole(1),
-    "model.w_dim": _whole(1),
-    "model.mapping_layers": _whole(0),
-    "model.channel_base": _whole(1),
-    "model.channel_max": _whole(1),
-    "model.channel_multiplier": _number(0, strict=True),
-    "model.g_architecture": _one_of("skip", "resnet", "orig"),
-    "model.d_architecture": _one_of("skip", "resnet", "orig"),
-    "model.mbstd_group_size": _or_null(_whole(1)),
-    "model.shared_logit": _or_null(_BOOL),
-    "model.use_noise": _BOOL,
-    "model.conv_clamp": _or_null(_number(0, strict=True)),
-    "model.style_mixing_prob": _PROBABILITY,
-    "model.r1_gamma": _number(0),
-    "model.r1_interval": _whole(1),
-    "model.pl_weight": _number(0),
-    "model.pl_interval": _whole(1),
-    "model.pl_batch_shrink": _whole(1),
-    "model.pl_decay": _PROBABILITY,
-    "model.g_interval": _whole(1),
-    "model.gp_gamma": _number(0),
-    "model.gp_center": _number(0),
-    "model.gp_resolution": _or_null(_whole(4)),
-    "model.r1_resolution": _or_null(_whole(4)),
-    "model.fused_scale": _one_of(True, False, "auto"),
-    "model.g_lr": _number(0, strict=True),
-    "model.d_lr": _number(0, strict=True),
-    "model.g_betas": _BETAS,
-    "model.d_betas": _BETAS,
-    "model.adam_eps": _number(0, strict=True),
-    "model.ema_kimg": _number(0),
-    "model.ema_rampup": _or_null(_number(0, strict=True)),
-    "schedule.total_kimg": _number(0, strict=True),
-    "schedule.tick_kimg": _number(0, strict=True),
-    "schedule.batch_size": _whole(1),
-    "schedule.start_resolution": _whole(4),
-    "schedule.stabilise_kimg": _number(0),
-    "schedule.fade_kimg": _number(0),
-    "schedule.minibatch_repeats": _whole(1),
-    "schedule.batch_sizes": _or_null(_table(_whole(1), "{4: 16, 8: 16}")),
-    "schedule.lrs": _or_null(_table(_number(0, strict=True), "{128: 0.0015}")),
-    "metrics.every_ticks": _whole(1),
-    "metrics.per_class": _BOOL,
-    "metrics.extractor": _or_null(_one_of("efflite0", "inception")),
-    "metrics.preset": _one_of("quick", "fid10k_full", "fid50k_full"),
-    "metrics.num_fake": _or_null(_whole(2)),
-    "callbacks.samples.rows": _whole(1),
-    "callbacks.samples.columns": _whole(1),
-    "callbacks.samples.every_ticks": _whole(1),
-    "callbacks.samples.truncation_psi": _number(0),
-    "callbacks.samples.seed": _whole(0),
-    "callbacks.checkpoint.every_ticks": _whole(1),
-    "on_divergence": _one_of("stop", "rewind"),
-    "callbacks.divergence.max_logit": _number(0, strict=True),
-    "callbacks.divergence.max_rewinds": _whole(0),
-    "augment.preset": _one_of(
-        "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"
-    ),
-    "augment.target": _number(-1),
-    "augment.interval": _whole(1),
-    "augment.kimg": _number(0),
-    "augment.start": _PROBABILITY,
-    "augment.p": _PROBABILITY,
-    "augment.max_p": _PROBABILITY,
-    "augment.shape": _one_of("linear", "cosine"),
-    "trainer.strategy": (lambda v: v in ("auto", "ddp"), _DATA_PARALLEL),
-    "trainer.batch_per_device": _or_null(_whole(1)),
-    "trainer.activation_checkpointing": _BOOL,
-    "trainer.num_nodes": _whole(1),
-    "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "mps"),
-    "precision.matmul": _one_of("highest", "high", "medium"),
-    "precision.low_dtype": _one_of(None, "float16", "bfloat16"),
-    "precision.num_resolutions": _whole(0),
-    "precision.lightning": (lambda v: v in ("32-true", "bf16-mixed"), _LIGHTNING),
-    "logger.mode": _one_of("offline", "online"),
-}
-
-_EVALUATION_RULES: dict[str, Rule] = {
-    "rows": _whole(1),
-    "columns": _whole(1),
-    "truncation_psi": _number(0),
-}
-
-
 def run_problems(cfg: DictConfig) -> list[str]:
     """Every value of a training configuration that cannot work."""
-    rules = RULES | ({"data.resolution": _whole(4)} if cfg.model.name == "mlp" else {})
-    broken = _broken(cfg, rules)
+    rules = RULES | ({"data.resolution": whole(4)} if cfg.model.name == "mlp" else {})
+    broken = broken_rules(cfg, rules)
     problems = [*broken.values(), *_relations(cfg, broken), *_label_problems(cfg)]
-    path = OmegaConf.select(cfg, "data.path", default=_ABSENT)
+    path = OmegaConf.select(cfg, "data.path", default=ABSENT)
     if cfg.data.name == "image_folder" and path is None:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
     elif cfg.data.name == "image_folder" and not Path(str(path)).expanduser().exists():
@@ -306,34 +152,22 @@ def run_problems(cfg: DictConfig) -> list[str]:
 
 def evaluation_problems(cfg: DictConfig) -> list[str]:
     """The same for evaluate.py."""
-    problems = list(_broken(cfg, RULES | _EVALUATION_RULES).values())
+    problems = list(broken_rules(cfg, RULES | EVALUATION_RULES).values())
     if OmegaConf.is_missing(cfg, "ckpt"):
         problems.insert(0, "ckpt=... is needed: a checkpoint, a run directory, or a list of them")
     return problems
-
-
-_ABSENT = object()
 
 
 def _label_problems(cfg: DictConfig) -> list[str]:
     """Options that need labels where the data are told to have none."""
     wanted = [key for key in ("data.balance", "metrics.per_class") if OmegaConf.select(cfg, key) is True]
     option = "classes" if "classes" in cfg.data else "labels"
-    value, problems = cfg.data.get(option, _ABSENT), []
+    value, problems = cfg.data.get(option, ABSENT), []
     if value in (None, False, "none"):
         remedy = f"needs labels: choose data.{option}, which is {value}, or leave it out"
         problems = [f"{key}=true {remedy}" for key in wanted]
     if "metrics.per_class" in wanted and cfg.metrics.extractor is None:
         problems.append("metrics.per_class=true needs a distance: choose metrics=fd_efflite0 or metrics=fid")
-    return problems
-
-
-def _broken(cfg: DictConfig, rules: dict[str, Rule]) -> dict[str, str]:
-    problems = {}
-    for key, (holds, text) in rules.items():
-        value = OmegaConf.select(cfg, key, default=_ABSENT)
-        if value is not _ABSENT and not holds(value):
-            problems[key] = f"{key} must be {text}; got {value!r}"
     return problems
 
 

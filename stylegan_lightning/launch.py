@@ -7,7 +7,6 @@ import ctypes
 import errno
 import logging
 import os
-import secrets
 import subprocess
 import sys
 import warnings
@@ -21,36 +20,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from stylegan_lightning import preflight
-from stylegan_lightning.builders import build_discriminator, build_generator, change, checkpoint_config, to_plain
+from stylegan_lightning.builders import build_discriminator, build_generator, checkpoint_config
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.resume import AUTO
 from stylegan_lightning.training.callbacks import GracefulStop
 from stylegan_lightning.training.checkpoint import LAST, Checkpoints, find_checkpoint, read_checkpoint
 from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.module import GAN
 from stylegan_lightning.training.transfer import transfer_weights
 
-AUTO = "auto"
-"""As `resume`: the run in run_dir where there is one, else a new one, always by the same command."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-_MAY_CHANGE = (
-    "resume",
-    "run_dir",
-    "on_divergence",
-    "precision",
-    "schedule.total_kimg",
-    "trainer",
-    "logger",
-    "callbacks",
-    "metrics",
-    "cache_dir",
-    "data.path",
-    "data.num_workers",
-    "data.cache_dir",
-)
 
 
 @contextlib.contextmanager
@@ -144,82 +127,6 @@ def _check_writable(directory: Path) -> None:
 def _run_dir_of(checkpoint: Path) -> Path:
     parent = checkpoint.absolute().parent
     return parent.parent if parent.name == "checkpoints" else parent
-
-
-def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> tuple[DictConfig, Path]:
-    """The configuration inside the checkpoint at `path`, with what the command line may change.
-
-    With `same_command` the command line is that of the run itself and is compared as a whole. Raises UserError when
-    the command line asks for another model, data set, seed, ...: that is a new run (init_from=), or when the run has
-    already reached its end.
-    """
-    checkpoint = read_checkpoint(path)
-    saved = checkpoint_config(checkpoint, path)
-    refused = differences(saved, cfg) if same_command else []
-    for text in HydraConfig.get().overrides.task:
-        override = OverridesParser.create().parse_override(text)
-        key = override.key_or_group
-        if not _may_change(key):
-            refused += [] if same_command else [key]
-        elif key not in ("resume", "run_dir"):
-            change(saved, key, OmegaConf.select(cfg, key))
-    if refused:
-        raise UserError(
-            f"resume continues a run with its own configuration, which keeps {', '.join(refused)} as it was; leave "
-            "that out, or start a new run from these weights with init_from="
-        )
-    done, total = checkpoint["progress"]["nimg"] / 1000, saved.schedule.total_kimg
-    if done >= total:
-        raise UserError(
-            f"this run is complete at {done:g} kimg; to train further add schedule.total_kimg={2 * total:g}"
-        )
-    saved.resume = str(path)
-    return saved, path
-
-
-def _may_change(key: str) -> bool:
-    return any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE)
-
-
-def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:
-    """Keys at which a composed configuration asks for another run than the saved one."""
-    cfg = cfg.copy()  # type: ignore[assignment]
-    cfg.model.c_dim = saved.model.c_dim
-    before, now = flat(to_plain(saved)), flat(to_plain(cfg))
-    chosen_late = ("run_id", "model.shared_logit")  # null stands for what only the run knows
-    return [
-        key
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-        and not _may_change(key)
-        and not (now.get(key) is None and key in chosen_late)
-        and not any(
-            key.startswith(f"{base}.") for base in ("model.generator", "model.discriminator", "schedule.object")
-        )
-    ]
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a.b": value} of nested dicts."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        k: v for name, sub in tree.items() for k, v in flat(sub, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
-def start_config(cfg: DictConfig) -> tuple[DictConfig, Path, Path | None]:
-    """(configuration, run directory, checkpoint to resume from or None)."""
-    resume, run_dir = None, Path(HydraConfig.get().runtime.output_dir)
-    if cfg.resume == AUTO:
-        last = run_dir / "checkpoints" / LAST
-        if last.exists():
-            cfg, resume = resumed_config(cfg, last, same_command=True)
-    elif cfg.resume is not None:
-        cfg, resume = resumed_config(cfg, find_checkpoint(cfg.resume))
-    cfg.run_dir = str(run_dir)
-    cfg.run_id = cfg.run_id or secrets.token_hex(4)
-    return cfg, run_dir, resume
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
@@ -183,10 +184,11 @@ class GAN(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         parts = self._parts(len(batch[0]))
         shares = [cast(Share, tuple(t[i::parts] for t in batch)) for i in range(parts)]
-        whole = parts > 1 and phase.survey is not None
-        with phase.survey(shares, lambda i: self._seed(index, i, parts)) if whole else nullcontext():  # type: ignore[misc]
+        enter = partial(self._seed, index, parts)
+        survey = phase.survey(shares, enter) if parts > 1 and phase.survey is not None else nullcontext()
+        with survey:
             for i in in_parts(self._running_stats(), parts):
-                self._seed(index, i, parts)
+                enter(i)
                 self.manual_backward(phase.objective(*shares[i]) / parts)
         finish_gradients(nets[phase.optimizer])
         optimizer.step()
@@ -200,7 +202,7 @@ class GAN(L.LightningModule):
         for parameter in self.trainable[optimizer]:
             parameter.requires_grad_(True)
 
-    def _seed(self, phase: int, part: int, parts: int) -> None:
+    def _seed(self, phase: int, parts: int, part: int) -> None:
         """Latents from a stream common to all shares of a batch; noise, which has no fixed shape, from one of each."""
         stream, words = self.objectives.stream, (self.seed, self.nimg, phase, self.rewinds)
         stream.part, stream.parts = part, parts
