@@ -200,6 +200,8 @@ def announce(cfg: DictConfig, module: GAN, data_summary: str) -> None:
         + ", ".join(p.name if p.interval == 1 else f"{p.name} every {p.interval}" for p in module.phases)
     )
     print("\n".join(preflight.memory_lines(cfg, module)))
+    if cfg.precision.low_dtype == "float16" and preflight.device_of_run(cfg).type == "cpu":
+        print("note: float16 is several times slower than float32 on a CPU; precision=fp32 or bf16 suit it better")
     if cfg.get("experiment_name") == "demo" and cfg.data.name != "faces":
         print("note: this is the demo's small network; for real training add experiment=auto (see README)")
 

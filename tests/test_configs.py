@@ -96,7 +96,7 @@ def arguments_for(group: str, name: str, tiny: tuple[str, ...], tmp_path) -> lis
         choice = f"experiment={name}"
         kind = "progressive" if "batch_sizes" in composed(choice).schedule else "fixed"
         where = [f"data.path={tmp_path}"] if name == "cifar" else ["data.size=64"]
-        return [choice, *few[1:], *where, *reduced(choice), *short(kind)]
+        return [choice, "precision=fp32", *few[1:], *where, *reduced(choice), *short(kind)]
     if group == "data" and name == "image_folder":
         for i in range(4):
             Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / f"{i}.png")
@@ -228,3 +228,15 @@ def test_the_default_run_names_every_documented_key():
         "data.resolution", "data.channels", "data.on_error", "augment", "metrics", "precision", "trainer", "logger",
     ):  # fmt: skip
         assert OmegaConf.select(cfg, key, default="absent") != "absent", key
+
+
+def test_published_runs_with_augmentation_and_float16():
+    ada = {n for n in GROUPS["experiment"] if composed(f"experiment={n}").augment.name == "ada"}
+    few = ("afhqv2", "metfaces1024", "metfacesu1024")
+    assert ada == {"auto", "cifar", *(f"{m}_{d}" for m in ("stylegan2", "stylegan3_t", "stylegan3_r") for d in few)}
+    half = {n for n in GROUPS["experiment"] if composed(f"experiment={n}").precision.low_dtype == "float16"}
+    assert half == {
+        n for n in GROUPS["experiment"] if n.startswith(("stylegan2_", "stylegan3_", "paper")) and n != "stylegan2_f"
+    } | {"cifar"}
+    assert composed("experiment=paper256").model.conv_clamp == 256
+    assert composed("experiment=auto", "init_from=x").augment.kimg == 100
