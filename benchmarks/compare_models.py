@@ -39,8 +39,9 @@ def train(model: str, run_dir: Path, kimg: float, overrides: list[str]) -> list[
 
 def kimg_of(text: str, model: str) -> float:
     """`30,mlp=20`: 20 for mlp, 30 for the others."""
-    parts = dict(part.split("=") if "=" in part else ("", part) for part in text.split(","))
-    return float(parts.get(model, parts.get("", 30)))
+    named = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    common = [part for part in text.split(",") if "=" not in part]
+    return float(named.get(model) or common[-1])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -113,7 +113,8 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     names = [n for n in TYPES if n != "tf32" or device.type == "cuda"]
-    first, rows, exact, base = networks(options), [], {}, 0.0
+    first, rows, base = networks(options), [], 0.0
+    exact: dict[str, Tensor] = {}
     reals = torch.randn(options.batch, 3, options.resolution, options.resolution, device=device).clamp(-1, 1)
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{options.model}, {options.resolution} pixels, batch {options.batch}; torch {torch.__version__}, {place}")

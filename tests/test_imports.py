@@ -14,7 +14,8 @@ FLOORS = {
     "networks": 1, "losses": 1, "augment": 1, "data": 1,
     "metrics": 2, "interop": 2,
     "training": 3,
-    "builders": 4, "config_rules": 4, "resume": 4, "config_checks": 4, "launch": 4, "trainer": 4, "evaluation": 4, "preflight": 4,
+    "builders": 4, "config_rules": 4, "config_checks": 4, "resume": 4, "launch": 4,
+    "trainer": 4, "evaluation": 4, "preflight": 4,
 }  # fmt: skip
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {
