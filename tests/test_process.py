@@ -137,6 +137,20 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(tiny, tmp_path, comman
     assert len(list((tmp_path / "two/samples").glob("fakes_*.png"))) == 2
 
 
+def test_two_ranks_resume_between_two_steps_of_ada(tiny, tmp_path, command):
+    """Sums that each rank keeps by itself, the signs for p and the means of the tick, add up again."""
+    options = [
+        *tiny, "logger=csv", "trainer=cpu", "trainer.devices=2", "augment=ada", "augment.kimg=0.1",
+        "augment.start=0.4", "augment.target=0", "schedule.total_kimg=0.096", "schedule.tick_kimg=0.048",
+    ]  # fmt: skip
+    command("train.py", *options, f"run_dir={tmp_path}/straight")
+    command("train.py", *options, "schedule.total_kimg=0.048", f"run_dir={tmp_path}/r")
+    stopped = read_checkpoint(tmp_path / "r/checkpoints/last.ckpt")["state_dict"]["strength.signs"]
+    assert float(stopped[1]) == 8  # each rank's half of two batches
+    command("train.py", f"resume={tmp_path}/r", "schedule.total_kimg=0.096")
+    assert_same_training(tmp_path / "r/checkpoints/last.ckpt", tmp_path / "straight/checkpoints/last.ckpt")
+
+
 def test_slurm_notice_saves_requeues_and_the_same_command_goes_on(tiny, tmp_path, shared_cache, monkeypatch, command):
     calls = tmp_path / "calls"
     (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')

@@ -42,6 +42,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def share_of_ranks(values: Tensor) -> Tensor:
+    """A new tensor: the sum over the ranks, in equal parts."""
+    return sum_over_ranks(values.clone()) / world_size()
+
+
 def average_tensors(tensors: Iterable[Tensor]) -> None:
     """Replaces each tensor by its mean over the ranks, all in one reduction."""
     if world_size() == 1:

@@ -25,13 +25,15 @@ from stylegan_lightning.protocols import (
     StrengthControl,
 )
 from stylegan_lightning.schedule import Schedule, Stage, ends_tick
-from stylegan_lightning.training.distributed import average_tensors, finish_gradients, mean_over_ranks
+from stylegan_lightning.training.distributed import average_tensors, finish_gradients, mean_over_ranks, share_of_ranks
 from stylegan_lightning.training.ema import ema_beta, update_ema
 from stylegan_lightning.training.freeze import trainable_parameters
 from stylegan_lightning.training.phases import LatentStream, Objectives, Share, build_phases, lazy_adam_settings
 from stylegan_lightning.training.stats import RunningMeans
 
 _STEP_STREAM, _NOISE_STREAM = 2, 3
+_SUMS = ("strength.signs",)
+"""Buffers that each rank adds up by itself."""
 _RUNNING_STATS = ("w_avg", "magnitude_ema", "running_mean", "running_var")
 
 
@@ -219,6 +221,9 @@ class GAN(L.LightningModule):
         checkpoint["config"] = self.config
         checkpoint["progress"] = {"nimg": self.nimg, "batches": self.batches, "rewinds": self.rewinds}
         checkpoint["running_means"] = self.means.state()
+        for name, tensor in checkpoint["state_dict"].items():
+            if name.endswith(_SUMS):
+                checkpoint["state_dict"][name] = share_of_ranks(tensor)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.nimg = int(checkpoint["progress"]["nimg"])

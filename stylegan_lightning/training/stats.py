@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stylegan_lightning.training.distributed import sum_over_ranks
+from stylegan_lightning.training.distributed import share_of_ranks, sum_over_ranks
 
 
 class RunningMeans:
@@ -44,7 +44,8 @@ class RunningMeans:
         self._sums.clear()
 
     def state(self) -> dict[str, list[float]]:
-        return {name: row.tolist() for name, row in self._sums.items()}
+        """Each rank's part of the sums over all, so that they add up again on as many ranks."""
+        return {name: share_of_ranks(row).tolist() for name, row in sorted(self._sums.items())}
 
     def load(self, state: dict[str, list[float]]) -> None:
         self._sums = {name: torch.tensor(row, dtype=torch.float64) for name, row in state.items()}
