@@ -16,9 +16,8 @@ Resampling is inexact near the highest frequencies: below 0.2 cycles per pixel i
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
+from stylegan_lightning.metrics.sampling import full_precision
 from stylegan_lightning.ops import upfirdn2d
 from stylegan_lightning.protocols import Synthesis
 
@@ -159,7 +159,7 @@ def equivariance(
     rng = np.random.default_rng(seed)
     errors = {kind: SquaredError() for kind in kinds}
     before = synthesis.input.transform.clone()
-    with _full_precision():
+    with full_precision():
         try:
             for ws in ws_batches:
                 synthesis.input.set_transform()
@@ -188,16 +188,3 @@ def _compare(
     synthesis.input.set_transform(translate=(x / size, y / size))
     moved, mask = shift_integer(img, x, y) if kind == "eqt_int" else shift_fractional(img, x, y)
     error.add(synthesis(ws, noise_mode="const").float(), moved, mask)
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32: its rounding alone would limit the result to about 60 dB."""
-    matmul, conv = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = conv
