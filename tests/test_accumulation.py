@@ -34,7 +34,7 @@ def states(run, tmp_path, *options):
         (),
         ("augment=ada", "augment.preset=bgcfnc", "augment.start=0.7", "augment.kimg=0.1"),
         ("data.classes=glasses_smile", "augment=diffaug"),
-        ("model=stylegan3_t", "model.num_layers=4", "model.channel_base=16"),
+        ("model=stylegan3_t", "model.num_layers=4", "model.channel_base=16", "model.g_lr=0.002", "model.d_lr=0.002"),
         ("loss@model.loss=relativistic", "model.style_mixing_prob=0.9"),
     ],
     ids=["plain", "ada", "labels", "stylegan3", "relativistic"],
