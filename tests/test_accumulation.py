@@ -44,8 +44,11 @@ def test_parts_equal_the_whole_batch(tiny, run, tmp_path, options):
     options = [o for o in (*tiny, *ALL_PHASES, *options) if "model=stylegan3_t" not in options or _known(o)]
     whole, parts = states(run, tmp_path, *options)
     moved = 0
+    # The magnitudes that StyleGAN3 divides by are a part's own within a step: about 1e-5 apart, and Adam makes as much
+    # of a small gradient as of a large one.
+    atol = 1e-3 if "model=stylegan3_t" in options else 2e-4
     for name, value in whole.items():
-        torch.testing.assert_close(parts[name], value, rtol=2e-3, atol=2e-4, msg=name)
+        torch.testing.assert_close(parts[name], value, rtol=2e-3, atol=atol, msg=name)
         moved += name.startswith("penalties.") and bool(value != 0)
     assert moved or "model=stylegan3_t" in options
 
