@@ -82,6 +82,7 @@ RULES: dict[str, Rule] = {
     "model.z_dim": whole(1),
     "model.w_dim": whole(1),
     "model.mapping_layers": whole(0),
+    "model.d_mapping_layers": whole(0),
     "model.channel_base": whole(1),
     "model.channel_max": whole(1),
     "model.channel_multiplier": _number(0, strict=True),
