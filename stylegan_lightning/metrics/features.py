@@ -6,7 +6,6 @@ features [N, num_features]. Its `name`, `weights_hash` and `resize` say everythi
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import warnings
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stylegan_lightning.errors import UserError
+from stylegan_lightning.errors import UserError, chosen
+from stylegan_lightning.metrics.weights import WeightsFile
 
 INCEPTION_SHA256 = "6726825d"
 """First digits of the sha256 of the Inception network that defines FID (2015-12-05, from TensorFlow)."""
@@ -27,6 +27,17 @@ INCEPTION_FILE = f"pt_inception-2015-12-05-{INCEPTION_SHA256}.pth"
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     f"weights-inception-2015-12-05-{INCEPTION_SHA256}.pth"
+)
+INCEPTION = WeightsFile(
+    network="the FID Inception network",
+    title="Inception weights for FID",
+    metric="FID",
+    names=(INCEPTION_FILE, INCEPTION_URL.rsplit("/", 1)[1]),  # the same file under two published names
+    url=INCEPTION_URL,
+    sha256=INCEPTION_SHA256,
+    option="metrics.weights_path",
+    setting="metrics.weights_path=FILE",
+    otherwise="metrics=fd_efflite0 needs no download.",
 )
 
 
@@ -182,8 +193,8 @@ class InceptionFID(FeatureExtractor):
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         super().__init__()
-        path = _inception_weights(weights_path)
-        state = _tensors(path)
+        path = INCEPTION.find(weights_path)
+        state = INCEPTION.read(path)
         # the library unpickles without restrictions, so it gets a file that holds nothing but these tensors
         trusted: Any = io.BytesIO()
         torch.save(state, trusted)
@@ -193,7 +204,7 @@ class InceptionFID(FeatureExtractor):
                 self.net = NoTrainInceptionV3("inception-v3-compat", ["2048"], trusted, antialias=False)
         except RuntimeError as e:
             lines = [line.strip() for line in str(e).splitlines()[:3]]
-            raise _foreign(path, " ".join(s if len(s) < 160 else f"{s[:160]}..." for s in lines)) from e
+            raise INCEPTION.foreign(path, " ".join(s if len(s) < 160 else f"{s[:160]}..." for s in lines)) from e
         self.name, self.num_features, self.weights_hash = "inception", 2048, file_hash(path)
         self.resize = "tf1-bilinear-299"
         self.requires_grad_(False).eval()
@@ -209,51 +220,6 @@ class InceptionFID(FeatureExtractor):
         return self.net(to_rgb(images))
 
 
-def _inception_weights(weights_path: str | Path | None) -> Path:
-    """An existing file: the user's, else torch hub's, else downloaded."""
-    if weights_path is not None:
-        path = Path(weights_path).expanduser()
-        if not path.is_file():
-            raise UserError(f"metrics.weights_path: there is no file {path}. {_how_to_get_weights()}")
-        return path
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for name in (INCEPTION_FILE, INCEPTION_URL.rsplit("/", 1)[1]):  # the same file under two published names
-        if (folder / name).is_file():
-            return folder / name
-    path = folder / INCEPTION_FILE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # writes to a temporary name, checks the checksum, then renames
-        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256, progress=False)
-    except (OSError, RuntimeError) as e:  # URLError is an OSError; a wrong checksum is a RuntimeError
-        raise UserError(f"The Inception weights for FID could not be downloaded ({e}). {_how_to_get_weights()}") from e
-    return path
-
-
-def _how_to_get_weights() -> str:
-    return (
-        f"FID needs the file {INCEPTION_FILE} (sha256 {INCEPTION_SHA256}...) from {INCEPTION_URL} . "
-        f"Put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or anywhere and set "
-        "metrics.weights_path=FILE. metrics=fd_efflite0 needs no download."
-    )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in the file, loaded without running anything in it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # unpickling, zip and I/O errors share no base
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise _foreign(path, f"it cannot be read as a file of plain tensors ({reason})") from e
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _foreign(path, "it does not hold a plain state dict")
-    return state
-
-
-def _foreign(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not the FID Inception network: {reason}. {_how_to_get_weights()}")
-
-
 # ------------------------------------------------------------------------------------------------ by name
 
 EXTRACTORS: dict[str, Callable[[str | Path | None], FeatureExtractor]] = {
@@ -264,8 +230,4 @@ EXTRACTORS: dict[str, Callable[[str | Path | None], FeatureExtractor]] = {
 
 def load_extractor(name: str, weights_path: str | Path | None = None) -> FeatureExtractor:
     """The extractor called `name`; `weights_path` is for those whose weights no package ships (inception)."""
-    if name not in EXTRACTORS:
-        near = difflib.get_close_matches(name, EXTRACTORS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"There is no feature extractor {name!r}; choose one of {', '.join(EXTRACTORS)}.{hint}")
-    return EXTRACTORS[name](weights_path)
+    return chosen("feature extractor", EXTRACTORS, name)(weights_path)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.metrics.features import FeatureExtractor
 from stylegan_lightning.metrics.preset import PRESETS, Preset, get_preset
 from stylegan_lightning.metrics.real_stats import Part, real_items, real_sums
+from stylegan_lightning.metrics.sampling import LabelSampler, draw_labels, evaluating
 
 __all__ = [
     "PRESETS",
@@ -38,9 +39,6 @@ __all__ = [
     "label_sampler",
     "metric_name",
 ]
-
-LabelSampler = Callable[[int, int], Tensor]
-"""(count, seed) -> c [count, c_dim]; the same arguments give the same labels."""
 
 
 @dataclass(frozen=True)
@@ -214,15 +212,10 @@ class FrechetDistance:
         here, ranks = _place(rank, world_size)
         z, c = _inputs(G, c_sampler, preset)
         self.to(device).reset()
-        modes = [(module, module.training) for module in G.modules()]
-        G.eval()
-        try:
+        with evaluating(G):
             for index in torch.arange(here, preset.num_fake, ranks).split(preset.batch_size):
                 if len(index):
                     self._add(G, z[index].to(device), c[index].to(device), preset)
-        finally:
-            for module, mode in modes:
-                module.training = mode
         value = self.compute()
         assert self._last is not None
         self._last = self._result(value, self._last.num_fake, preset)
@@ -276,11 +269,4 @@ def _inputs(G: nn.Module, c_sampler: LabelSampler | None, preset: Preset) -> tup
     """z [num_fake, z_dim] and c [num_fake, c_dim] of all ranks, on the CPU."""
     z_dim, c_dim, n = int(G.z_dim), int(G.c_dim), preset.num_fake  # type: ignore[arg-type]
     z = torch.randn(n, z_dim, generator=torch.Generator().manual_seed(preset.seed))
-    if c_dim == 0:
-        return z, torch.zeros(n, 0)
-    if c_sampler is None:
-        raise UserError(f"The generator takes labels (c_dim {c_dim}): give the metric a label sampler.")
-    c = c_sampler(n, preset.seed)
-    if tuple(c.shape) != (n, c_dim):
-        raise UserError(f"The generator takes labels [N, {c_dim}]; the data set gives {list(c.shape)}.")
-    return z, c
+    return z, draw_labels(c_dim, n, preset.seed, c_sampler)

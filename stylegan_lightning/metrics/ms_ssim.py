@@ -21,8 +21,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.metrics.features import to_rgb
-from stylegan_lightning.metrics.frechet import LabelSampler
-from stylegan_lightning.metrics.sampling import draw_pairs, evaluating, join_ranks, own_rows
+from stylegan_lightning.metrics.sampling import LabelSampler, draw_pairs, evaluating, join_ranks, own_rows
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11

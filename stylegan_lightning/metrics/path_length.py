@@ -13,7 +13,6 @@ get what they know. Everything runs in float32 without TF32 or autocast, which w
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -23,10 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.frechet import LabelSampler
+from stylegan_lightning.errors import UserError, chosen
 from stylegan_lightning.metrics.perceptual import PerceptualDistance
-from stylegan_lightning.metrics.sampling import draw_pairs, evaluating, full_precision, join_ranks, own_rows
+from stylegan_lightning.metrics.sampling import (
+    LabelSampler,
+    draw_pairs,
+    evaluating,
+    full_precision,
+    join_ranks,
+    own_rows,
+)
 
 MAX_SIZE = 256
 """Larger pictures are averaged down by the whole factor that brings them nearest above it: VGG was made for 224."""
@@ -77,11 +82,7 @@ PRESETS = {
 
 def get_path_length_preset(name: str, num_pairs: int | None = None) -> PathLengthPreset:
     """The preset called `name`; another number of pairs is part of its name."""
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"There is no path length {name!r}; choose one of {', '.join(PRESETS)}.{hint}")
-    preset = PRESETS[name]
+    preset = chosen("path length", PRESETS, name)
     if num_pairs in (None, preset.num_pairs):
         return preset
     return replace(preset, name=f"{name}_{num_pairs}", num_pairs=num_pairs)

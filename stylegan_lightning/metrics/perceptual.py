@@ -8,8 +8,8 @@ f_l are the activations of layer l, v_lk >= 0 the weight of their channel k. Pic
 
 from __future__ import annotations
 
-import difflib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -20,13 +20,25 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stylegan_lightning.errors import UserError
+from stylegan_lightning.errors import UserError, chosen
 from stylegan_lightning.metrics.features import EfficientNetLite0, file_hash
+from stylegan_lightning.metrics.weights import WeightsFile
 
 VGG16_SHA256 = "397923af"
 """First digits of the sha256 of torchvision's VGG16, trained on ImageNet."""
 VGG16_FILE = f"vgg16-{VGG16_SHA256}.pth"
-VGG16_URL = f"https://download.pytorch.org/models/{VGG16_FILE}"
+VGG16 = WeightsFile(
+    network="torchvision's VGG16",
+    title="VGG16 weights for LPIPS",
+    metric="LPIPS",
+    names=(VGG16_FILE,),
+    url=f"https://download.pytorch.org/models/{VGG16_FILE}",
+    sha256=VGG16_SHA256,
+    option="LPIPS",
+    setting="weights_path to it",
+    otherwise="The path length with the perceptual distance efflite0 needs no download.",
+    size="528 MB",
+)
 
 
 class PerceptualDistance(Protocol):
@@ -56,7 +68,7 @@ def unit_length(features: Tensor) -> Tensor:
     return features / (features.norm(dim=1, keepdim=True) + 1e-10)
 
 
-class _Frozen(nn.Module):
+class _Frozen(nn.Module, ABC):
     """A distance whose network is never trained; gradients reach the pictures where they are wanted."""
 
     name: str
@@ -66,13 +78,13 @@ class _Frozen(nn.Module):
         """Stays in evaluation mode whatever `mode` says."""
         return super().train(False)
 
+    @abstractmethod
     def layers(self, x: Tensor) -> list[Tensor]:
         """Pictures [N, 3, H, W] in [-1, 1] -> activations [N, K, H, W] of each layer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weigh(self, layer: int, squares: Tensor) -> Tensor:
         """Squared differences [N, K, H, W] of a layer -> [N, H, W]."""
-        raise NotImplementedError
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         if a.shape != b.shape:
@@ -140,15 +152,15 @@ class LPIPSVGG16(_Frozen):
 
     def __init__(self, weights_path: str | Path | None = None) -> None:
         super().__init__()
-        path = _vgg16_weights(weights_path)
+        path = VGG16.find(weights_path)
         with torch.device("meta"):  # neither memory nor random numbers for what is replaced
             net = torchvision.models.vgg16(weights=None, init_weights=False).features[: self.TAPS[-1] + 1]
         prefix = "features."
-        state = {k.removeprefix(prefix): v.float() for k, v in _tensors(path).items() if k.startswith(prefix)}
+        state = {k.removeprefix(prefix): v.float() for k, v in VGG16.read(path).items() if k.startswith(prefix)}
         try:
             net.load_state_dict(state, assign=True)
         except RuntimeError as e:
-            raise _foreign(path, " ".join(line.strip() for line in str(e).splitlines()[:2])[:300]) from e
+            raise VGG16.foreign(path, " ".join(line.strip() for line in str(e).splitlines()[:2])[:300]) from e
         self.net, self.weights = net, nn.ParameterList(_lpips_weights())
         self.register_buffer("shift", torch.tensor(self.SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(self.SCALE).view(1, 3, 1, 1), persistent=False)
@@ -192,49 +204,6 @@ def _lpips_weights() -> list[Tensor]:
         ) from e
 
 
-def _vgg16_weights(weights_path: str | Path | None) -> Path:
-    """An existing file: the user's, else torch hub's, else downloaded."""
-    if weights_path is not None:
-        path = Path(weights_path).expanduser()
-        if not path.is_file():
-            raise UserError(f"LPIPS: there is no file {path}. {_how_to_get_weights()}")
-        return path
-    path = Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
-    if path.is_file():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # writes to a temporary name, checks the checksum, then renames
-        torch.hub.download_url_to_file(VGG16_URL, str(path), hash_prefix=VGG16_SHA256, progress=False)
-    except (OSError, RuntimeError) as e:  # URLError is an OSError; a wrong checksum is a RuntimeError
-        raise UserError(f"The VGG16 weights for LPIPS could not be downloaded ({e}). {_how_to_get_weights()}") from e
-    return path
-
-
-def _how_to_get_weights() -> str:
-    return (
-        f"LPIPS needs the file {VGG16_FILE} (sha256 {VGG16_SHA256}..., 528 MB) from {VGG16_URL} . "
-        f"Put it into {Path(torch.hub.get_dir()) / 'checkpoints'}, or anywhere and set weights_path to it. "
-        "The path length with the perceptual distance efflite0 needs no download."
-    )
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in the file, loaded without running anything in it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # unpickling, zip and I/O errors share no base
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise _foreign(path, f"it cannot be read as a file of plain tensors ({reason})") from e
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _foreign(path, "it does not hold a plain state dict")
-    return state
-
-
-def _foreign(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not torchvision's VGG16: {reason}. {_how_to_get_weights()}")
-
-
 # --------------------------------------------------------------------------------------------------- by name
 
 DISTANCES: dict[str, Callable[[str | Path | None], PerceptualDistance]] = {
@@ -245,8 +214,4 @@ DISTANCES: dict[str, Callable[[str | Path | None], PerceptualDistance]] = {
 
 def load_distance(name: str, weights_path: str | Path | None = None) -> PerceptualDistance:
     """The perceptual distance called `name`; `weights_path` is for the one whose weights no package ships."""
-    if name not in DISTANCES:
-        near = difflib.get_close_matches(name, DISTANCES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"There is no perceptual distance {name!r}; choose one of {', '.join(DISTANCES)}.{hint}")
-    return DISTANCES[name](weights_path)
+    return chosen("perceptual distance", DISTANCES, name)(weights_path)

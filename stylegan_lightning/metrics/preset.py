@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import numpy as np
 
-from stylegan_lightning.errors import UserError
+from stylegan_lightning.errors import UserError, chosen
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,4 @@ others and compares only with itself. `fid50k_full`: all reals, not mirrored, 50
 
 
 def get_preset(name: str) -> Preset:
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"There is no metric preset {name!r}; choose one of {', '.join(PRESETS)}.{hint}")
-    return PRESETS[name]
+    return chosen("metric preset", PRESETS, name)

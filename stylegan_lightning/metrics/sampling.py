@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.frechet import LabelSampler
+
+LabelSampler = Callable[[int, int], Tensor]
+"""(count, seed) -> c [count, c_dim]; the same arguments give the same labels."""
 
 
 def draw_pairs(
@@ -18,14 +20,19 @@ def draw_pairs(
 ) -> tuple[Tensor, Tensor]:
     """z [count, 2, z_dim], and c [count, c_dim] for both of a pair; z of pair i depends on `seed` and i alone."""
     numbers = np.random.default_rng([seed, 2]).standard_normal((count, 2, z_dim), dtype=np.float32)
+    return torch.from_numpy(numbers), draw_labels(c_dim, count, seed, c_sampler)
+
+
+def draw_labels(c_dim: int, count: int, seed: int, c_sampler: LabelSampler | None = None) -> Tensor:
+    """c [count, c_dim]. Raises UserError where a conditional generator gets none, or others than it takes."""
     if c_dim == 0:
-        return torch.from_numpy(numbers), torch.zeros(count, 0)
+        return torch.zeros(count, 0)
     if c_sampler is None:
         raise UserError(f"The generator takes labels (c_dim {c_dim}): give the metric a label sampler.")
     c = c_sampler(count, seed)
     if tuple(c.shape) != (count, c_dim):
         raise UserError(f"The generator takes labels [N, {c_dim}]; the data set gives {list(c.shape)}.")
-    return torch.from_numpy(numbers), c
+    return c
 
 
 def own_rows(count: int) -> Tensor:

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.frechet import LabelSampler
-from stylegan_lightning.metrics.sampling import draw_pairs, evaluating, join_ranks, own_rows
+from stylegan_lightning.metrics.sampling import LabelSampler, draw_pairs, evaluating, join_ranks, own_rows
 
 AttributeClassifier = Callable[[Tensor], Tensor]
 """img float [N, C, H, W] in [-1, 1] -> logits [N, A]: positive where a picture has the attribute, far from 0 where

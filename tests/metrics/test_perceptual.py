@@ -172,7 +172,7 @@ def test_download_is_checked_and_kept_in_the_hub_cache(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        assert perceptual._vgg16_weights(None) == tmp_path / "hub" / "checkpoints" / VGG16_FILE
+        assert perceptual.VGG16.find(None) == tmp_path / "hub" / "checkpoints" / VGG16_FILE
     assert len(downloads) == 1
 
 
