@@ -17,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
-from stylegan_lightning.imaging import image_grid, save_png, to_uint8
+from stylegan_lightning.imaging import image_grid, name_rows, save_png, to_uint8
 from stylegan_lightning.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 MODELS = ("mlp", "dcgan", "wgan_gp", "progan", "stylegan1", "stylegan2", "stylegan3_t", "stylegan3_r")
-LABEL_WIDTH = 110
 
 
 def train(model: str, run_dir: Path, kimg: float, overrides: list[str]) -> list[dict[str, str]]:
@@ -85,15 +83,8 @@ def table(results: dict[str, tuple[list[dict[str, str]], tuple[int, int]]]) -> s
 
 
 def labelled(strips: dict[str, np.ndarray]) -> np.ndarray:
-    """Rows of samples with their models' names on the left."""
-    width = max(s.shape[1] for s in strips.values())
-    parts = []
-    for name, strip in strips.items():
-        row = Image.new("RGB", (LABEL_WIDTH + width, strip.shape[0]), "white")
-        ImageDraw.Draw(row).text((6, strip.shape[0] // 2 - 6), name, fill="black")
-        row.paste(Image.fromarray(strip), (LABEL_WIDTH, 0))
-        parts.append(np.asarray(row))
-    return np.concatenate(parts)
+    """Rows of samples, of one size, with their names on the left."""
+    return name_rows(np.concatenate(list(strips.values())), list(strips))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from stylegan_lightning.metrics.preset import get_preset
 from stylegan_lightning.networks import Generator, LowPrecision
 from stylegan_lightning.recipes import RESOLVERS
 from stylegan_lightning.schedule import Schedule
-from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint, under
 from stylegan_lightning.training.module import GAN, AdamSettings, EMASettings
 from stylegan_lightning.training.recompute import set_activation_checkpointing
 
@@ -47,6 +47,11 @@ def launched(what: str) -> int:
     names = {"nodes": ("GROUP_WORLD_SIZE", "SLURM_NNODES"), "devices": ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")}
     given = [os.environ[name] for name in names[what] if name in os.environ]
     return int(given[0]) if given else {"nodes": 1, "devices": -1}[what]
+
+
+def ranks_of(cfg: DictConfig) -> int:
+    """Processes that share the batch, over all nodes."""
+    return device_count(cfg.trainer.devices) * int(cfg.trainer.num_nodes)
 
 
 for _name, _function in RESOLVERS.items():
@@ -198,9 +203,8 @@ def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
 
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, path: Path) -> None:
     """Fills `module` with the entries of `state` under `prefix`. Raises UserError where they do not fit."""
-    part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
-        module.load_state_dict(part)
+        module.load_state_dict(under(state, prefix))
     except RuntimeError as error:
         raise UserError(f"the weights in {path} do not fit this network: {error}") from None
 

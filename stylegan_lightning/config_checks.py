@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule
+from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule, ranks_of
 from stylegan_lightning.config_rules import ABSENT, EVALUATION_RULES, RULES, broken_rules, whole
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator, Growing, LowPrecision
@@ -267,8 +267,13 @@ def _batch_problems(batch: int, group: int | None) -> list[str]:
     return []
 
 
-def check_batch_over_ranks(batch_size: int, group: int | None, ranks: int, batch_per_device: int | None = None) -> None:
-    """Raises UserError unless the batch splits evenly over the ranks and on each into parts, and these into groups."""
+def check_batches_over_ranks(cfg: DictConfig, schedule: Schedule) -> None:
+    """Raises UserError unless each batch splits evenly over the ranks and on each into parts, and these into groups."""
+    for batch_size in schedule.batch_sizes:
+        _check_batch(batch_size, cfg.model.get("mbstd_group_size"), ranks_of(cfg), cfg.trainer.get("batch_per_device"))
+
+
+def _check_batch(batch_size: int, group: int | None, ranks: int, batch_per_device: int | None) -> None:
     if batch_size % ranks:
         raise UserError(f"schedule.batch_size must be divisible by the {ranks} devices; got {batch_size}")
     part = batch_size // ranks

@@ -68,7 +68,7 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
             raise UserError("resume=auto needs run_dir=FOLDER, where the run is or is to be")
         if resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))
-            sys.argv.append(_quoted("run_dir", place))
+            sys.argv.append("run_dir='" + place.replace("'", "\\'") + "'")
         _check_same_place_on_all_ranks(place)
         if place:
             _check_writable(Path(str(place)).expanduser())
@@ -102,10 +102,6 @@ def _given(overrides: Sequence[str], key: str) -> Any:
     parsed = (OverridesParser.create().parse_override(o) for o in overrides if o.startswith(f"{key}="))
     values = [o.value() for o in parsed if not o.is_sweep_override()]
     return values[-1] if values else None
-
-
-def _quoted(key: str, value: Any) -> str:
-    return f"{key}='" + str(value).replace("'", "\\'") + "'"
 
 
 def _check_same_place_on_all_ranks(run_dir: Any) -> None:

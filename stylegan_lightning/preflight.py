@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from stylegan_lightning.builders import build_module, build_schedule, device_count
-from stylegan_lightning.config_checks import check_batch_over_ranks, run_problems
+from stylegan_lightning.builders import build_module, build_schedule, device_count, ranks_of
+from stylegan_lightning.config_checks import check_batches_over_ranks, run_problems
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import LowPrecision
 from stylegan_lightning.training.checkpoint import LAST
@@ -40,10 +40,6 @@ def device_of_run(cfg: DictConfig) -> torch.device:
     if accelerator not in ("gpu", "cuda", "auto") or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", devices[0] if isinstance(devices, ListConfig) else 0)
-
-
-def ranks_of(cfg: DictConfig) -> int:
-    return device_count(cfg.trainer.devices) * int(cfg.trainer.num_nodes)
 
 
 def estimate(cfg: DictConfig, module: GAN) -> MemoryEstimate:
@@ -113,9 +109,7 @@ def _total_with(cfg: DictConfig, changes: Settings) -> int | None:
         if run_problems(cfg):
             return None
         schedule = build_schedule(cfg)
-        for batch_size in schedule.batch_sizes:
-            parts = OmegaConf.select(cfg, "trainer.batch_per_device", default=None)
-            check_batch_over_ranks(batch_size, cfg.model.get("mbstd_group_size"), ranks_of(cfg), parts)
+        check_batches_over_ranks(cfg, schedule)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             module = build_module(cfg, schedule)
         return estimate(cfg, module).total
@@ -162,7 +156,7 @@ def _fewer_at_once(cfg: DictConfig, module: GAN, room: float) -> Iterator[tuple[
 def _smaller_model(cfg: DictConfig) -> Iterator[tuple[str, Settings]]:
     if cfg.get("resume") is not None:  # a run keeps its model
         return
-    for key in ("model.channel_base", "model.channel_max", "model.hidden", "data.resolution"):
+    for key in ("model.channel_base", "model.channel_max", "model.g_hidden", "model.d_hidden", "data.resolution"):
         value = OmegaConf.select(cfg, key, default=None)
         if isinstance(value, int) and value > 8:
             yield f"{key}={value // 2}", {key: value // 2}

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from stylegan_lightning.builders import cache_dir, device_count, to_plain
-from stylegan_lightning.config_checks import check_batch_over_ranks
+from stylegan_lightning.config_checks import check_batches_over_ranks
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.frechet import FrechetDistance
@@ -122,9 +122,7 @@ def check_devices(cfg: DictConfig, schedule: Schedule) -> None:
             f"trainer.accelerator={name} with {count} device(s) needs as many GPUs; PyTorch sees {there}. "
             "Use trainer=auto or trainer=cpu, or fewer trainer.devices"
         )
-    for batch_size in schedule.batch_sizes:
-        ranks, group = count * cfg.trainer.num_nodes, cfg.model.get("mbstd_group_size")
-        check_batch_over_ranks(batch_size, group, ranks, cfg.trainer.batch_per_device)
+    check_batches_over_ranks(cfg, schedule)
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:

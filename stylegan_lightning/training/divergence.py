@@ -44,7 +44,8 @@ class DivergenceGuard(Callback):
         last = self.directory / LAST
         if self.action == "rewind" and last.exists() and pl_module.rewinds < self.max_rewinds:
             rewind(trainer, pl_module, last)
-            warnings.warn(f"{where}. Back at {pl_module.nimg / 1000:g} kimg, {pl_module.rewinds}. time", stacklevel=2)
+            count = f"rewind {pl_module.rewinds} of {self.max_rewinds}"
+            warnings.warn(f"{where}. Back at {pl_module.nimg / 1000:g} kimg, {count}", stacklevel=2)
             return
         tried = f" after {pl_module.rewinds} rewinds" if pl_module.rewinds else ""
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been saved"

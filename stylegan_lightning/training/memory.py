@@ -21,7 +21,7 @@ from stylegan_lightning.networks import Growing
 from stylegan_lightning.protocols import Phase
 from stylegan_lightning.schedule import Stage
 from stylegan_lightning.training.module import GAN
-from stylegan_lightning.training.phases import LatentStream
+from stylegan_lightning.training.phases import LatentStream, parts_of
 
 META = torch.device("meta")
 
@@ -123,7 +123,7 @@ def estimate_memory(
         stage = _largest_stage(module)
         _enter(module, stage)
         share = stage.batch_size // ranks
-        parts = max(share // (batch_per_device or share), 1)
+        parts = parts_of(share, batch_per_device)
         for phase in module.phases:
             peak = _peak(module, phase, stage.resolution, share, parts, ranks)
             gradients = _bytes(nets[phase.optimizer].parameters())

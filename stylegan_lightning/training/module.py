@@ -28,7 +28,14 @@ from stylegan_lightning.schedule import Schedule, Stage, ends_tick
 from stylegan_lightning.training.distributed import average_tensors, finish_gradients, mean_over_ranks, share_of_ranks
 from stylegan_lightning.training.ema import ema_beta, update_ema
 from stylegan_lightning.training.freeze import trainable_parameters
-from stylegan_lightning.training.phases import LatentStream, Objectives, Share, build_phases, lazy_adam_settings
+from stylegan_lightning.training.phases import (
+    LatentStream,
+    Objectives,
+    Share,
+    build_phases,
+    lazy_adam_settings,
+    parts_of,
+)
 from stylegan_lightning.training.stats import RunningMeans
 
 _STEP_STREAM, _NOISE_STREAM = 2, 3
@@ -126,7 +133,8 @@ class GAN(L.LightningModule):
             torch.Generator(self.device), self.trainer.global_rank, self.trainer.world_size
         )
         if isinstance(self.G.synthesis, StyleGAN3Synthesis):  # half-lives count the images of the whole batch
-            parts = self._parts(self.schedule.at(self.nimg).batch_size // self.trainer.world_size)
+            share = self.schedule.at(self.nimg).batch_size // self.trainer.world_size
+            parts = parts_of(share, self.batch_per_device)
             self.G.synthesis.world_size = self.trainer.world_size * parts
         if self.nimg == 0:  # a resumed run has its growth from the checkpoint
             self.enter(self.schedule.at(0))
@@ -170,10 +178,6 @@ class GAN(L.LightningModule):
     def _running_stats(self) -> list[Tensor]:
         return [b for name, b in self.G.named_buffers() if name.endswith(_RUNNING_STATS)]
 
-    def _parts(self, n: int) -> int:
-        """In how many parts this device processes its n images."""
-        return 1 if self.batch_per_device is None else max(n // self.batch_per_device, 1)
-
     def _run(self, index: int, lr: float, batch: Share) -> None:
         """One optimizer step. A batch in parts gives the gradients of the whole batch: see `LatentStream`."""
         phase, nets = self.phases[index], (self.G, self.D)
@@ -184,7 +188,7 @@ class GAN(L.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = lr * ratio
         optimizer.zero_grad(set_to_none=True)
-        parts = self._parts(len(batch[0]))
+        parts = parts_of(len(batch[0]), self.batch_per_device)
         shares = [cast(Share, tuple(t[i::parts] for t in batch)) for i in range(parts)]
         enter = partial(self._seed, index, parts)
         survey = phase.survey(shares, enter) if parts > 1 and phase.survey is not None else nullcontext()

@@ -27,6 +27,11 @@ Augment = Callable[[Tensor, "LatentStream"], Tensor]
 Share = tuple[Tensor, Tensor, Tensor]
 
 
+def parts_of(n: int, batch_per_device: int | None) -> int:
+    """In how many parts a device processes its n images: of `batch_per_device` each, None for all at once."""
+    return max(n // (batch_per_device or n), 1)
+
+
 @dataclass
 class LatentStream:
     """Random numbers for one whole batch, of which each share takes its rows.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator, GrowingDiscriminator
+from stylegan_lightning.training.checkpoint import under
 from stylegan_lightning.training.module import GAN
 
 Weights = dict[str, Tensor]
@@ -132,17 +133,13 @@ def transfer_weights(
     pairs = {"G": Pair(G, module.G), "D": Pair(D, module.D), "G_ema": Pair(G, module.G_ema)}
     if len(module.penalties):
         pairs["penalties"] = Pair(nn.Module(), module.penalties)
-    plans = {name: _plan(_under(checkpoint["state_dict"], f"{name}."), pair) for name, pair in pairs.items()}
+    plans = {name: _plan(under(checkpoint["state_dict"], f"{name}."), pair) for name, pair in pairs.items()}
     networks = {name: carried for name, (carried, _) in plans.items()}
     _check_weights(module, networks, source)
     _check_frozen(module, networks)
     for name, (_, state) in plans.items():
         pairs[name].target.load_state_dict(state)
     return TransferReport(f"{source} ({config}, {G.img_resolution} pixels, {kimg:g} kimg)", networks, _frozen(module))
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> Weights:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _plan(old: Weights, pair: Pair) -> tuple[Carried, Weights]:

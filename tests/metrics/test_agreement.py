@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from inception_helpers import untrained_inception
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -150,26 +151,13 @@ def test_precision_recall(agree, less_memory: bool) -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly filled Inception file whose class scores differ between pictures."""
-    path, created = tmp_path_factory.mktemp("weights") / "random.pth", []
-
-    class Untrained(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state_dict, *args, **kwargs):
-            created.append(self)
-
-    torch.save({}, path)
-    torch.manual_seed(0)
-    Untrained("inception-v3-compat", ["2048"], str(path))
-    for module in created[0].modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    net = untrained_inception(path)
     with torch.no_grad():  # class scores that do not see what all pictures have in common
-        common = nn.functional.normalize(created[0].eval()(pictures(0))[0].mean(0), dim=0)
-        scores = 2 * torch.randn_like(created[0].fc.weight)
-        created[0].fc.weight.copy_(scores - torch.outer(scores @ common, common))
-    torch.save(created[0].state_dict(), path)
+        common = nn.functional.normalize(net.eval()(pictures(0))[0].mean(0), dim=0)
+        scores = 2 * torch.randn_like(net.fc.weight)
+        net.fc.weight.copy_(scores - torch.outer(scores @ common, common))
+    torch.save(net.state_dict(), path)
     return path
 
 

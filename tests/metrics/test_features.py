@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from inception_helpers import untrained_inception
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,27 +28,8 @@ def noise_images(n: int, size: int = 32, channels: int = 3, seed: int = 0) -> Te
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised Inception as the library saves it, with BatchNorm statistics that are not the
-    identity, so that a forgotten evaluation mode or a wrong layer shows."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    created: list[torch.nn.Module] = []
-
-    class Untrained(FeatureExtractorInceptionV3):
-        def load_state_dict(self, state_dict, *args, **kwargs):
-            created.append(self)
-
-    torch.save({}, path)
-    torch.manual_seed(0)
-    Untrained("inception-v3-compat", ["2048"], str(path))
-    for module in created[0].modules():
-        if isinstance(module, torch.nn.Conv2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.8, 1.2)
-    torch.save(created[0].state_dict(), path)
+    torch.save(untrained_inception(path).state_dict(), path)
     return path
 
 
