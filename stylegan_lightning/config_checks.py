@@ -205,7 +205,7 @@ def _try(build: Callable[[DictConfig], T], cfg: DictConfig, problems: list[str])
 
 def _model_problems(cfg: DictConfig, G: Generator) -> list[str]:
     model, problems = cfg.model, []
-    low = cfg.precision.get("low_dtype") if "precision" in cfg else None
+    low = OmegaConf.select(cfg, "precision.low_dtype")
     if low is not None and not isinstance(G.synthesis, LowPrecision):
         problems.append(
             f"precision.low_dtype={low} is for StyleGAN 2 and 3; with model={model.name} use precision=fp32, tf32 or "

@@ -133,7 +133,7 @@ class PathLength(nn.Module):
         lengths = path_lengths(synthesis, ws, draw)
         if not self._held:
             self._follow(lengths.detach())
-        return (lengths - self.pl_mean.clone()).square().mean() * self.weight
+        return (lengths - self.pl_mean).square().mean() * self.weight
 
     def _follow(self, lengths: Tensor) -> None:
         self.pl_mean.copy_(self.pl_mean.lerp(self.reduce_mean(lengths), self.decay))

@@ -13,10 +13,10 @@ from stylegan_lightning.ops import ACTIVATIONS, bias_act, conv2d_resample, setup
 FIR_TAPS = (1, 3, 3, 1)
 
 
-def required_labels(c: Tensor | None, c_dim: int) -> Tensor:
-    """The labels of a conditional discriminator, float32. Raises ValueError when they are missing."""
+def required_labels(c: Tensor | None, c_dim: int, network: str = "discriminator") -> Tensor:
+    """The labels of a conditional network, float32. Raises ValueError when they are missing."""
     if c is None:
-        raise ValueError(f"this discriminator is conditional: c [N, {c_dim}] must be given")
+        raise ValueError(f"this {network} is conditional: c [N, {c_dim}] must be given")
     return c.float()
 
 

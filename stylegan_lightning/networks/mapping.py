@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from stylegan_lightning.networks.layers import FullyConnected
+from stylegan_lightning.networks.layers import FullyConnected, required_labels
 from stylegan_lightning.ops import autocast_device, pixel_norm
 
 
@@ -89,9 +89,8 @@ class MappingNetwork(nn.Module):
     def _styles(self, z: Tensor, c: Tensor | None) -> Tensor:
         x = pixel_norm(z.float()) if self.normalize else z.float()
         if self.embed is not None:
-            if c is None:
-                raise ValueError(f"this generator is conditional: c [N, {self.c_dim}] must be given")
-            x = torch.cat([x, pixel_norm(self.embed(c.float()))], 1)
+            c = required_labels(c, self.c_dim, "generator")
+            x = torch.cat([x, pixel_norm(self.embed(c))], 1)
         return self.layers(x)
 
     def _truncate(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
