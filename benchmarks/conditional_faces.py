@@ -1,8 +1,8 @@
 """Is the requested class the one that is drawn? Measured on faces, whose classes are known.
 
-    python benchmarks/conditional_faces.py OUT_DIR [--kimg 15 --per-class 1000] [KEY=VALUE ...]
+    python benchmarks/conditional_faces.py OUT_DIR [--classes hair --kimg 15 --per-class 1000] [KEY=VALUE ...]
 
-Trains `python train.py data=faces data.classes=glasses_smile` (the demo's size; KEY=VALUE as for train.py, such as
+Trains `python train.py data=faces data.classes=hair` (the demo's size; KEY=VALUE as for train.py, such as
 model=progan). A small convolutional network learns the four classes from other real faces; its accuracy on a third
 set of real faces is the ceiling. It then judges --per-class generated faces of each class. Writes
 OUT_DIR/conditional.md (confusion matrices and agreement) and OUT_DIR/classes.png (a row for each class, the same
@@ -27,13 +27,12 @@ import stylegan_lightning
 from stylegan_lightning.builders import build_dataset, checkpoint_config
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import prepare
-from stylegan_lightning.data.faces import Faces
+from stylegan_lightning.data.faces import CLASSES, Classes, Faces
 from stylegan_lightning.imaging import save_png
 from stylegan_lightning.networks import Generator
 from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
 from stylegan_lightning.training.samples import class_picture, generate, latents
 
-CLASSES = "glasses_smile"
 TRAIN_SEED, TEST_SEED = 1001, 1002
 """Populations that share no face with the run's own."""
 
@@ -91,19 +90,19 @@ def confusion_of_fakes(net: nn.Module, G: Generator, per_class: int, seed: int =
     return np.stack(rows)
 
 
-def report(title: str, matrix: np.ndarray, names: tuple[str, ...]) -> str:
-    """Percentages; class = 2 * glasses + smile gives the agreement of either factor."""
+def report(title: str, matrix: np.ndarray, classes: Classes) -> str:
+    """Percentages; class = 2 * first + second gives the agreement of either factor."""
+    names, first, second = classes.names, classes.first[0], classes.second[0]
     share = 100 * matrix / matrix.sum(1, keepdims=True)
     index = np.arange(len(names))
     lines = [
         f"{title}: {100 * np.trace(matrix) / matrix.sum():.1f} % as asked",
         "",
-        f"| class | {' | '.join(f'seen as {n}' for n in names)} | as asked | glasses right | smile right |",
+        f"| class | {' | '.join(f'seen as {n}' for n in names)} | as asked | {first} right | {second} right |",
         "|---|" + "---|" * (len(names) + 3),
     ]
     for k, name in enumerate(names):
-        glasses, smile = share[k, index // 2 == k // 2].sum(), share[k, index % 2 == k % 2].sum()
-        cells = [*share[k], share[k, k], glasses, smile]
+        cells = [*share[k], share[k, k], share[k, index // 2 == k // 2].sum(), share[k, index % 2 == k % 2].sum()]
         lines.append(f"| {name} | " + " | ".join(f"{v:.1f}" for v in cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -111,6 +110,7 @@ def report(title: str, matrix: np.ndarray, names: tuple[str, ...]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out_dir", type=Path)
+    parser.add_argument("--classes", choices=list(CLASSES), default="hair")
     parser.add_argument("--kimg", type=float, default=15.0)
     parser.add_argument("--per-class", type=int, default=1000)
     parser.add_argument("--reals", type=int, default=12000, help="faces that the classifier learns from")
@@ -120,24 +120,24 @@ def main() -> None:
     started, run_dir = time.perf_counter(), args.out_dir / "run"
     model = next((o.split("=")[1] for o in args.overrides if o.startswith("model=")), "stylegan2")
     overrides = [o for o in args.overrides if not o.startswith("model=")]
-    train(model, run_dir, args.kimg, ["data=faces", f"data.classes={CLASSES}", *overrides])
+    train(model, run_dir, args.kimg, ["data=faces", f"data.classes={args.classes}", *overrides])
     trained = time.perf_counter() - started
 
     path = find_checkpoint(run_dir)
     cfg = checkpoint_config(read_checkpoint(path), path)
     own, G = build_dataset(cfg), stylegan_lightning.load(path)
-    options = {"resolution": own.img_resolution, "channels": own.img_channels, "classes": CLASSES}
+    options = {"resolution": own.img_resolution, "channels": own.img_channels, "classes": args.classes}
     net = learn(prepare(Faces(size=args.reals, seed=TRAIN_SEED, **options)), args.epochs)
-    imgs, c = (held_out := prepare(Faces(size=2000, seed=TEST_SEED, **options))).batch(range(2000))
+    imgs, c = prepare(Faces(size=2000, seed=TEST_SEED, **options)).batch(range(2000))
     reals = confusion(c.argmax(1), judge(net, imgs), own.c_dim)
     print(f"accuracy of the classifier on held-out real faces: {100 * np.trace(reals) / reals.sum():.1f} %")
     fakes = confusion_of_fakes(net, G, args.per_class)
     text = (
         f"{model}, {args.kimg:g} kimg of {own.img_resolution} pixels, {trained:.0f} s of training; "
         f"{args.per_class} generated faces of each class.\n\n"
-        + report("Generated faces", fakes, own.label_names)
+        + report("Generated faces", fakes, CLASSES[args.classes])
         + "\n"
-        + report("Real faces, held out", reals, held_out.label_names)
+        + report("Real faces, held out", reals, CLASSES[args.classes])
     )
     (args.out_dir / "conditional.md").write_text(text)
     picture = class_picture(G, own, 10, seed=0, psi=1.0, device="cpu")

@@ -64,11 +64,26 @@ FACTORS: dict[str, Factor] = {
     "clothes_lightness": Factor(0, 1, "dark to light clothes"),
 }
 
-SMILE_ABOVE, GLASSES_ABOVE = 0.2, 0.5
-"""A face counts as smiling, or as wearing glasses, above these values of the factors."""
 
-CLASSES: dict[str, tuple[str, ...]] = {
-    "glasses_smile": ("plain", "smile", "glasses", "glasses_smile"),
+class Classes(NamedTuple):
+    """Four classes from two factors; a face has a property when the factor lies above its threshold."""
+
+    names: tuple[str, str, str, str]
+    """Neither property, the second alone, the first alone, both."""
+    first: tuple[str, float]
+    second: tuple[str, float]
+
+    def column(self, factors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """int64 [N]: the class of each face."""
+        (first, a), (second, b) = self.first, self.second
+        return 2 * (factors[first] > a) + (factors[second] > b)
+
+
+CLASSES: dict[str, Classes] = {
+    "glasses_smile": Classes(("plain", "smile", "glasses", "glasses_smile"), ("glasses", 0.5), ("smile", 0.2)),
+    "hair": Classes(
+        ("short_fair", "short_dark", "long_fair", "long_dark"), ("hair_length", 0.5), ("hair_melanin", 0.5)
+    ),
 }
 
 # How a uniform draw in [0, 1] is bent before it is stretched over the factor's range; uniform when not named.
@@ -168,7 +183,7 @@ class Faces:
             )
         self.resolution, self.size, self.seed = int(resolution), int(size), int(seed)
         self.channels, self.classes = int(channels), classes
-        self.label_names = CLASSES[classes] if classes else ()
+        self.label_names = CLASSES[classes].names if classes else ()
         options = [DRAWING_VERSION, self.name, self.resolution, self.size, self.seed, self.channels, classes]
         self.fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()
 
@@ -183,9 +198,7 @@ class Faces:
     def labels(self) -> np.ndarray:
         if not self.classes:
             return np.zeros((self.size, 0), np.float32)
-        known = self.attributes()
-        column = 2 * (known["glasses"] > GLASSES_ABOVE) + (known["smile"] > SMILE_ABOVE)
-        return np.eye(4, dtype=np.float32)[column]
+        return np.eye(4, dtype=np.float32)[CLASSES[self.classes].column(self.attributes())]
 
     def attributes(self) -> dict[str, np.ndarray]:
         rows = [list(sample_factors(i, self.seed).values()) for i in range(self.size)]

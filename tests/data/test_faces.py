@@ -6,9 +6,8 @@ import pytest
 
 from stylegan_lightning.data.base import ImageSource
 from stylegan_lightning.data.faces import (
+    CLASSES,
     FACTORS,
-    GLASSES_ABOVE,
-    SMILE_ABOVE,
     Faces,
     draw,
     sample_factors,
@@ -205,19 +204,29 @@ def test_faces_differ():
     assert np.abs(centre[:20] - centre[20:]).mean() > 35  # not only the backgrounds
 
 
-def test_classes_agree_with_the_factors():
-    source = Faces(size=300, classes="glasses_smile")
+@pytest.mark.parametrize(
+    ("classes", "names", "first", "second"),
+    [
+        ("glasses_smile", ("plain", "smile", "glasses", "glasses_smile"), ("glasses", 0.5), ("smile", 0.2)),
+        ("hair", ("short_fair", "short_dark", "long_fair", "long_dark"), ("hair_length", 0.5), ("hair_melanin", 0.5)),
+    ],
+)
+def test_classes_agree_with_the_factors(
+    classes: str, names: tuple[str, ...], first: tuple[str, float], second: tuple[str, float]
+):
+    source = Faces(size=300, classes=classes)
     labels, known = source.labels(), source.attributes()
-    assert source.label_names == ("plain", "smile", "glasses", "glasses_smile")
+    assert source.label_names == names
     assert labels.shape == (300, 4) and labels.dtype == np.float32
     assert np.array_equal(labels.sum(1), np.ones(300)) and set(np.unique(labels)) == {0, 1}
-    assert np.array_equal(labels[:, 2] + labels[:, 3], known["glasses"] > GLASSES_ABOVE)
-    assert np.array_equal(labels[:, 1] + labels[:, 3], known["smile"] > SMILE_ABOVE)
+    assert np.array_equal(labels[:, 2] + labels[:, 3], known[first[0]] > first[1])
+    assert np.array_equal(labels[:, 1] + labels[:, 3], known[second[0]] > second[1])
     assert labels.mean(0).min() > 0.1
 
 
 def test_glasses_are_worn_above_the_class_threshold():
-    below, above = GLASSES_ABOVE - 1e-3, GLASSES_ABOVE + 1e-3
+    threshold = CLASSES["glasses_smile"].first[1]
+    below, above = threshold - 1e-3, threshold + 1e-3
     assert change(plain(glasses=0.0), glasses=below).max() == 0
     assert change(plain(glasses=below), glasses=above).max() > 25
 
