@@ -8,7 +8,9 @@ from omegaconf import DictConfig
 
 from stylegan_lightning import launch
 from stylegan_lightning.config_checks import evaluation_problems, raise_together
-from stylegan_lightning.evaluation import evaluate_all, table
+from stylegan_lightning.evaluation import attach_to_runs, evaluate_all, ranks_of_torchrun
+from stylegan_lightning.metrics.sampling import place
+from stylegan_lightning.reports import table
 
 CONF = Path(__file__).parent / "conf"
 
@@ -20,10 +22,14 @@ def main(cfg: DictConfig) -> float | None:
         raise_together(evaluation_problems(cfg))
         launch.prepare_process(cfg)
         out_dir = Path(HydraConfig.get().runtime.output_dir)
-        records = evaluate_all(cfg, out_dir)
-        print(table(records))
-        print(f"details and sample grids: {launch.shorter(out_dir)}")
-        values = [m["value"] for r in records for m in r["metrics"]]
+        with ranks_of_torchrun():
+            new, records = evaluate_all(cfg, out_dir)
+            if place()[0] == 0:
+                print(table(records))
+                print(f"details and sample grids: {launch.shorter(out_dir)}")
+                for note in attach_to_runs(new, out_dir) if cfg.wandb else []:
+                    print(f"Weights & Biases: {note}")
+        values = [m["value"] for r in new for m in r["metrics"]]
         return values[0] if values else None
 
 

@@ -24,7 +24,7 @@ def train(cfg: DictConfig) -> float | None:
     schedule = builders.build_schedule(cfg)
     parts.check_devices(cfg, schedule)
     launch.prepare_process(cfg)
-    distance = builders.build_distance(cfg)
+    suite = builders.build_suite(cfg)
     dataset = builders.build_dataset(cfg, launch.show_progress("preparing images"))
     builders.fit_labels(cfg, dataset)
     add_levels(dataset, schedule.resolutions)
@@ -34,7 +34,7 @@ def train(cfg: DictConfig) -> float | None:
     launch.announce(cfg, module, summary_text(dataset))
 
     data = StageDataModule(dataset, schedule, cfg.seed, cfg.data.num_workers, cfg.data.get("balance", False))
-    callbacks = parts.default_callbacks(cfg, run_dir, dataset, distance)
+    callbacks = parts.default_callbacks(cfg, run_dir, dataset, suite)
     loggers = parts.build_loggers(cfg, run_dir, launch.kimg_of(resume))
     trainer = parts.build_trainer(cfg, run_dir, callbacks, loggers)
     OmegaConf.save(builders.to_plain(cfg), run_dir / "config.yaml")

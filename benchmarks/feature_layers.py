@@ -22,8 +22,10 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from stylegan_lightning.data.base import ImageSource, PreparedDataset
 from stylegan_lightning.data.faces import Faces
+from stylegan_lightning.metrics.by_features import Frechet
 from stylegan_lightning.metrics.features import EfficientNetLite0
-from stylegan_lightning.metrics.frechet import FrechetDistance, Preset
+from stylegan_lightning.metrics.metric import Subject
+from stylegan_lightning.metrics.preset import Preset
 
 Damage = Callable[[Tensor], Tensor]
 
@@ -81,15 +83,18 @@ def read(source: ImageSource, indices: range) -> np.ndarray:
     return np.stack([source.read(i) for i in indices])
 
 
+def data_of(images: np.ndarray) -> PreparedDataset:
+    return PreparedDataset(images, np.zeros((len(images), 0), np.float32), name="faces", fingerprint="")
+
+
 def distances(layer: int, reals: np.ndarray, fakes: Tensor) -> Iterator[tuple[str, list[float]]]:
     """(name, [no damage, weak, middle, strong]) of every kind of damage."""
-    metric = FrechetDistance(EfficientNetLite0(layer), Preset("benchmark", num_real=None, num_fake=len(fakes)))
-    metric.set_real(PreparedDataset(reals, np.zeros((len(reals), 0), np.float32), name="faces", fingerprint=""))
+    metric = Frechet(Preset("benchmark", num_real=None, num_fake=len(fakes)), EfficientNetLite0(layer))
+    subject = Subject(data_of(reals), data_of(reals))
 
     def measure(images: Tensor) -> float:
-        metric.reset()
-        metric.update_fake(images)
-        return metric.compute()
+        subject.turn_to(data_of(images.numpy()))
+        return metric.measure(subject).values[0].value
 
     none = measure(fakes)
     for name, strengths in DAMAGES.items():

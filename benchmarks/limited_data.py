@@ -22,8 +22,9 @@ from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
 from stylegan_lightning.data.faces import Faces
 from stylegan_lightning.imaging import save_png
+from stylegan_lightning.metrics.by_features import Frechet
 from stylegan_lightning.metrics.features import load_extractor
-from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
+from stylegan_lightning.metrics.metric import Subject
 from stylegan_lightning.metrics.preset import get_preset
 
 AUGMENT = ("none", "diffaug", "ada")
@@ -31,9 +32,9 @@ FRESH_SEED, FRESH_SIZE = 2001, 4096
 
 
 def distance_to(fresh: PreparedDataset, run_dir: Path) -> float:
-    distance = FrechetDistance(load_extractor("efflite0", None), get_preset("quick"))
-    distance.set_real(fresh, default_cache_dir() / "statistics")
-    return distance.evaluate_generator(stylegan_lightning.load(run_dir), label_sampler(fresh), device="cpu")
+    distance = Frechet(get_preset("quick"), load_extractor("efflite0"))
+    subject = Subject(stylegan_lightning.load(run_dir), fresh, cache_dir=default_cache_dir() / "statistics")
+    return distance.measure(subject).values[0].value
 
 
 def plot_strength(run_dir: Path, path: Path) -> None:

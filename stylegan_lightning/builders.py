@@ -17,9 +17,10 @@ from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
 from stylegan_lightning.data.labels import label_kind
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.features import load_extractor
-from stylegan_lightning.metrics.frechet import FrechetDistance
-from stylegan_lightning.metrics.preset import get_preset
+from stylegan_lightning.metrics.features import FeatureExtractor, ModuleFeatures, load_extractor
+from stylegan_lightning.metrics.perceptual import PerceptualDistance, load_distance
+from stylegan_lightning.metrics.preset import Resize, get_preset, with_counts
+from stylegan_lightning.metrics.suite import Entry, Suite, Tools, build_metric
 from stylegan_lightning.networks import Generator, LowPrecision
 from stylegan_lightning.recipes import RESOLVERS
 from stylegan_lightning.schedule import Schedule
@@ -151,15 +152,55 @@ def set_precision(cfg: DictConfig, G: Generator, D: nn.Module) -> None:
             net.set_low_precision(getattr(torch, cfg.precision.low_dtype), cfg.precision.num_resolutions)
 
 
-def build_distance(cfg: DictConfig) -> FrechetDistance | None:
-    """The distance that `cfg.metrics` names, or None."""
-    metrics = cfg.metrics
-    if metrics.extractor is None:
-        return None
-    preset = get_preset(metrics.preset)
-    if metrics.num_fake is not None and metrics.num_fake != preset.num_fake:
-        preset = dataclasses.replace(preset, name=f"{preset.name}_{metrics.num_fake}", num_fake=metrics.num_fake)
-    return FrechetDistance(load_extractor(metrics.extractor, metrics.weights_path), preset)
+def build_suite(cfg: DictConfig, psi: float = 1.0) -> Suite:
+    """The metrics of `cfg.metrics`, measured at truncation `psi`. Raises UserError where weights are missing."""
+    tools = MetricTools(cfg)
+    return Suite([tools.entry(each, psi) for each in cfg.metrics.each.values()])
+
+
+class MetricTools:
+    """Builds metrics from their configuration; networks that several need are loaded once."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.settings = cfg.metrics
+        self._extractors: dict[tuple[str, Resize], FeatureExtractor] = {}
+        self._distances: dict[str, PerceptualDistance] = {}
+
+    def entry(self, each: DictConfig, psi: float) -> Entry:
+        """`each` is an entry of metrics.each; settings of metrics itself go before it."""
+        common = self.settings
+        preset = with_counts(get_preset(common.preset or each.preset), common.num_real, common.num_fake)
+        preset = dataclasses.replace(preset, truncation_psi=psi)
+        extractor = each.get("extractor")
+        if extractor is not None and each.kind != "score":  # which only Inception has
+            extractor = common.extractor or extractor
+        tools = Tools(
+            preset,
+            extractor=lambda: self.extractor(extractor, preset.resize),
+            perceptual=lambda: self.distance(common.perceptual or each.perceptual),
+            classifier=_build(each.get("classifier")),
+            bootstrap=common.bootstrap,
+            infinity=common.infinity,
+            per_class=common.per_class,
+        )
+        return Entry(build_metric(each.kind, tools), common.get("every_ticks") or each.every_ticks)
+
+    def extractor(self, choice: str | DictConfig, resize: Resize) -> FeatureExtractor:
+        """By name, or any module by `_target_`."""
+        key = str(choice), resize
+        if key not in self._extractors:
+            if isinstance(choice, str):
+                self._extractors[key] = load_extractor(choice, self.settings.weights.get(choice), resize)
+            else:
+                built = _build(choice)
+                given = isinstance(built, FeatureExtractor)
+                self._extractors[key] = built if given else ModuleFeatures(built, type(built).__name__.lower())
+        return self._extractors[key]
+
+    def distance(self, name: str) -> PerceptualDistance:
+        if name not in self._distances:
+            self._distances[name] = load_distance(name, self.settings.weights.vgg16)
+        return self._distances[name]
 
 
 _COPIES = {
@@ -193,10 +234,15 @@ def foreign_targets(node: Any) -> list[str]:
 
 def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
     """The configuration inside a checkpoint. Raises UserError when it would run code from outside this package."""
-    foreign = foreign_targets(checkpoint["config"])
+    config = {**checkpoint["config"]}
+    metrics = config.get("metrics", {})
+    own = {name: each for name, each in metrics.get("each", {}).items() if not foreign_targets(each)}
+    if len(own) < len(metrics.get("each", {})):  # a metric is not worth refusing the model for
+        config["metrics"] = {**metrics, "each": own}
+    foreign = foreign_targets(config)
     if foreign:
         raise UserError(f"{path} names code outside this package, which is not run: {', '.join(sorted(set(foreign)))}")
-    cfg = OmegaConf.create(checkpoint["config"])
+    cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
     return cfg
 

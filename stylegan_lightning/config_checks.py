@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule, ranks_of
-from stylegan_lightning.config_rules import ABSENT, EVALUATION_RULES, RULES, broken_rules, whole
+from stylegan_lightning.config_rules import ABSENT, EVALUATION_RULES, METRIC_RULES, RULES, broken_rules, whole
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator, Growing, LowPrecision
 from stylegan_lightning.schedule import Schedule
@@ -141,7 +141,7 @@ def run_problems(cfg: DictConfig) -> list[str]:
     """Every value of a training configuration that cannot work."""
     rules = RULES | ({"data.resolution": whole(4)} if cfg.model.name == "mlp" else {})
     broken = broken_rules(cfg, rules)
-    problems = [*broken.values(), *_relations(cfg, broken), *_label_problems(cfg)]
+    problems = [*broken.values(), *_relations(cfg, broken), *_label_problems(cfg), *_metric_problems(cfg)]
     path = OmegaConf.select(cfg, "data.path", default=ABSENT)
     if cfg.data.name == "image_folder" and path is None:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
@@ -152,9 +152,11 @@ def run_problems(cfg: DictConfig) -> list[str]:
 
 def evaluation_problems(cfg: DictConfig) -> list[str]:
     """The same for evaluate.py."""
-    problems = list(broken_rules(cfg, RULES | EVALUATION_RULES).values())
-    if OmegaConf.is_missing(cfg, "ckpt"):
-        problems.insert(0, "ckpt=... is needed: a checkpoint, a run directory, or a list of them")
+    problems = [*broken_rules(cfg, RULES | EVALUATION_RULES).values(), *_metric_problems(cfg)]
+    if cfg.ckpt is None and cfg.fakes is None:
+        problems.insert(0, "ckpt=... is needed: a checkpoint, a run directory, or a list of them (or fakes=FOLDER)")
+    if cfg.ckpt is not None and cfg.fakes is not None:
+        problems.append("ckpt= and fakes= name the same side of the comparison: give one of them, a list if need be")
     return problems
 
 
@@ -166,8 +168,21 @@ def _label_problems(cfg: DictConfig) -> list[str]:
     if value in (None, False, "none"):
         remedy = f"needs labels: choose data.{option}, which is {value}, or leave it out"
         problems = [f"{key}=true {remedy}" for key in wanted]
-    if "metrics.per_class" in wanted and cfg.metrics.extractor is None:
+    if "metrics.per_class" in wanted and not any(each.get("kind") == "frechet" for each in cfg.metrics.each.values()):
         problems.append("metrics.per_class=true needs a distance: choose metrics=fd_efflite0 or metrics=fid")
+    return problems
+
+
+def _metric_problems(cfg: DictConfig) -> list[str]:
+    """Entries of metrics.each that are not metrics, and values in them that cannot work."""
+    problems = []
+    for name, each in cfg.metrics.each.items():
+        unknown = [str(key) for key in each if key not in METRIC_RULES]
+        missing = [key for key in ("kind", "preset", "every_ticks") if key not in each]
+        problems += [f"metrics.each.{name} has no setting {key!r}{_hint(key, METRIC_RULES)}" for key in unknown]
+        problems += [f"metrics.each.{name} needs {key}" for key in missing]
+        broken = broken_rules(each, METRIC_RULES)
+        problems += [f"metrics.each.{name}.{text}" for text in broken.values()]
     return problems
 
 

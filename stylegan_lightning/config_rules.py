@@ -7,6 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stylegan_lightning.metrics.features import EXTRACTORS
+from stylegan_lightning.metrics.perceptual import DISTANCES
+from stylegan_lightning.metrics.preset import PRESETS
+from stylegan_lightning.metrics.suite import METRICS
 from stylegan_lightning.networks.stylegan2 import block_resolutions
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -67,6 +71,21 @@ _LIGHTNING = (
     "precision=fp16 has float16 where it is safe"
 )
 
+_is_network = (
+    lambda v: v in EXTRACTORS if isinstance(v, str) else isinstance(v, DictConfig | dict) and "_target_" in v,
+    f"one of {', '.join(EXTRACTORS)}, or {{_target_: your.Module}}",
+)
+
+METRIC_RULES: dict[str, Rule] = {
+    "kind": _one_of(*METRICS),
+    "preset": _one_of(*PRESETS),
+    "every_ticks": whole(1),
+    "extractor": _is_network,
+    "perceptual": _one_of(*DISTANCES),
+    "classifier": (lambda v: v is None or "_target_" in v, "{_target_: your.Classifier}, or null"),
+}
+"""Of each entry of metrics.each."""
+
 RULES: dict[str, Rule] = {
     "seed": whole(0),
     "transfer.freeze_d": whole(0),
@@ -121,17 +140,22 @@ RULES: dict[str, Rule] = {
     "schedule.minibatch_repeats": whole(1),
     "schedule.batch_sizes": _or_null(_table(whole(1), "{4: 16, 8: 16}")),
     "schedule.lrs": _or_null(_table(_number(0, strict=True), "{128: 0.0015}")),
-    "metrics.every_ticks": whole(1),
-    "metrics.per_class": _BOOL,
-    "metrics.extractor": _or_null(_one_of("efflite0", "inception")),
-    "metrics.preset": _one_of("quick", "fid10k_full", "fid50k_full"),
+    "metrics.preset": _or_null(_one_of(*PRESETS)),
     "metrics.num_fake": _or_null(whole(2)),
+    "metrics.num_real": _or_null(whole(2)),
+    "metrics.extractor": _or_null(_is_network),
+    "metrics.perceptual": _or_null(_one_of(*DISTANCES)),
+    "metrics.every_ticks": _or_null(whole(1)),
+    "metrics.per_class": _BOOL,
+    "metrics.infinity": _BOOL,
+    "metrics.bootstrap": (lambda v: whole(0)[0](v) and v != 1, "0, or a whole number >= 2"),
     "callbacks.samples.rows": whole(1),
     "callbacks.samples.columns": whole(1),
     "callbacks.samples.every_ticks": whole(1),
     "callbacks.samples.truncation_psi": _number(0),
     "callbacks.samples.seed": whole(0),
     "callbacks.checkpoint.every_ticks": whole(1),
+    "callbacks.checkpoint.keep_every_ticks": _or_null(whole(1)),
     "on_divergence": _one_of("stop", "rewind"),
     "callbacks.divergence.max_logit": _number(0, strict=True),
     "callbacks.divergence.max_rewinds": whole(0),

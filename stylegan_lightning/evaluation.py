@@ -1,204 +1,210 @@
-"""Measuring and sampling checkpoints, from nothing but the checkpoints."""
+"""Measuring and sampling checkpoints and folders of images, from nothing but these."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+import torchmetrics
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 import stylegan_lightning
-from stylegan_lightning import builders
+from stylegan_lightning import builders, reports
+from stylegan_lightning.candidates import Candidate, candidate_paths, device_of, load_candidate, reals_for
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import image_grid, save_png
-from stylegan_lightning.metrics.frechet import FrechetDistance, FrechetResult, label_sampler
-from stylegan_lightning.metrics.per_class import ClassDistances
-from stylegan_lightning.networks import Generator
-from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint
+from stylegan_lightning.metrics.metric import Subject
+from stylegan_lightning.metrics.sampling import place
+from stylegan_lightning.metrics.suite import Suite
+from stylegan_lightning.metrics.value import check_comparable
+from stylegan_lightning.training.checkpoint import read_checkpoint
 from stylegan_lightning.training.samples import class_picture, sample_fixed
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint made ready to be measured."""
+def evaluate_all(cfg: DictConfig, out_dir: Path) -> tuple[list[reports.Record], list[reports.Record]]:
+    """A record for each candidate, alone and after those of `compare=`; writes grids, plots, results.json, .csv and
+    .md into `out_dir`.
 
-    path: Path
-    G: Generator
-    cfg: DictConfig
-    kimg: float
-
-
-def checkpoint_paths(value: Any) -> list[Path]:
-    """The checkpoints that `ckpt=` names: one, or a list. Raises UserError when there is none or one is missing."""
-    values = list(value) if OmegaConf.is_list(value) or isinstance(value, list | tuple) else [value]
-    if not values:
-        raise UserError("ckpt is an empty list: give a checkpoint or a run directory, or several")
-    return [find_checkpoint(str(v)) for v in values]
-
-
-def load_candidate(path: Path) -> Candidate:
-    """Rebuilds `G_ema` and the configuration of a checkpoint. Raises UserError as `load` does."""
-    checkpoint = read_checkpoint(path)
-    cfg = builders.checkpoint_config(checkpoint, path)
-    G = builders.build_generator(cfg)
-    builders.load_weights(G, checkpoint["state_dict"], "G_ema.", path)
-    return Candidate(path, G.eval().requires_grad_(False), cfg, checkpoint["progress"]["nimg"] / 1000)  # type: ignore[arg-type]
-
-
-def training_data(candidate: Candidate, data_path: str | None) -> PreparedDataset:
-    """The data that the checkpoint was trained on, from `data_path` if they have moved.
-
-    Raises UserError when their labels no longer fit the network.
+    In a torch.distributed run all ranks call it, and rank 0 writes.
     """
-    cfg = candidate.cfg.copy()
-    if data_path is not None:
-        if "path" not in cfg.data:
-            raise UserError(
-                f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
-            )
-        builders.change(cfg, "data.path", data_path)
-    dataset = builders.build_dataset(cfg)
-    if dataset.c_dim != candidate.G.c_dim:
-        raise UserError(
-            f"{candidate.path} was trained with {candidate.G.c_dim} label columns; the data now give {dataset.c_dim}"
-        )
-    return dataset
-
-
-def device_of(cfg: DictConfig) -> torch.device:
-    """The device that `trainer.accelerator` names. Raises UserError when it is not there."""
-    name = cfg.trainer.accelerator
-    cuda = torch.cuda.is_available()
-    if name in ("gpu", "cuda") and not cuda:
-        raise UserError(f"trainer.accelerator={name}, but PyTorch sees no GPU; use trainer=cpu or trainer=auto")
-    return torch.device("cuda" if cuda and name != "cpu" else "cpu")
-
-
-def evaluate_all(cfg: DictConfig, out_dir: Path) -> list[dict[str, Any]]:
-    """One record for each checkpoint; writes grids, results.json, .csv and .md into `out_dir`."""
-    paths = checkpoint_paths(cfg.ckpt)
-    distance = builders.build_distance(cfg)
-    candidates = [load_candidate(path) for path in paths]
-    device = device_of(cfg)
-    records, known, classes = [], "", None
+    paths = candidate_paths(cfg.fakes if cfg.fakes is not None else cfg.ckpt, cfg.every_checkpoint)
+    earlier = [record for file in cfg.compare for record in reports.read_records(Path(file).expanduser())]
+    suite = builders.build_suite(cfg, float(cfg.truncation_psi))
+    _check_presets(earlier, suite)
+    candidates = [load_candidate(path, cfg) for path in paths]
+    device, subject, new = device_of(cfg), None, []
     for number, candidate in enumerate(candidates):
-        dataset = training_data(candidate, cfg.data_path)
-        if distance is not None and dataset.fingerprint != known:
-            statistics = builders.cache_dir(cfg) / "statistics"
-            distance.to(device).set_real(dataset, statistics)
-            if cfg.metrics.per_class:
-                classes = ClassDistances(distance.extractor, distance.preset, dataset, statistics, device)
-            known = dataset.fingerprint
-        records.append(_evaluate(candidate, dataset, distance, classes, cfg, out_dir, number, device))
-    _write(out_dir / "results.json", json.dumps({"results": records, "versions": versions()}, indent=2) + "\n")
-    _write(out_dir / "results.csv", rows_of_values(records))
-    _write(out_dir / "results.md", table(records) + "\n")
-    return records
+        reals, labels = reals_for(candidate, cfg)
+        if candidate.G is not None:
+            candidate.G.to(device)
+        if isinstance(reals, nn.Module):
+            reals.to(device)
+        subject = _subject(subject, candidate, reals, labels, device, builders.cache_dir(cfg) / "statistics")
+        new.append(_evaluate(candidate, suite, subject, cfg, out_dir, number))
+    records = [*earlier, *new]
+    check_comparable(value for record in records for value in record["metrics"])
+    if place()[0] == 0:
+        reports.write_json(out_dir / "results.json", {"results": records, "versions": versions()})
+        reports.write_text(out_dir / "results.csv", reports.rows_of_values(records))
+        reports.write_text(out_dir / "results.md", reports.table(records) + "\n")
+        reports.plot_over_kimg(records, out_dir)
+    return new, records
+
+
+def _check_presets(earlier: Sequence[reports.Record], suite: Suite) -> None:
+    """Raises UserError, before anything is measured, where earlier values are of other presets."""
+    now = {name: metric.preset.name for metric in suite.metrics for name in metric.names}
+    for value in (m for record in earlier for m in record["metrics"]):
+        if value["preset"] != now.get(value["metric"], value["preset"]):
+            raise UserError(
+                f"compare=: {value['metric']} was measured with preset {value['preset']} there and is now asked for "
+                f"with {now[value['metric']]}, which do not compare. Choose the same metrics.preset and numbers"
+            )
+
+
+def _subject(
+    before: Subject | None,
+    candidate: Candidate,
+    reals: nn.Module | PreparedDataset | None,
+    labels: PreparedDataset | None,
+    device: torch.device,
+    statistics: Path,
+) -> Subject:
+    """The subject before, with other fakes, where the reals are the same: their features are known."""
+    known = getattr(before.reals, "fingerprint", None) if before is not None else None
+    if before is not None and known is not None and known == getattr(reals, "fingerprint", None):
+        before.labels = labels or before.labels
+        before.turn_to(candidate.fakes)
+        return before
+    return Subject(candidate.fakes, reals, labels=labels, device=device, cache_dir=statistics)
 
 
 def _evaluate(
-    candidate: Candidate,
-    dataset: PreparedDataset,
-    distance: FrechetDistance | None,
-    classes: ClassDistances | None,
-    cfg: DictConfig,
-    out_dir: Path,
-    number: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    G, psi = candidate.G.to(device), cfg.truncation_psi
-    imgs = sample_fixed(G, dataset, cfg.rows * cfg.columns, cfg.seed, psi, device)
-    grid = out_dir / f"samples_{number:02d}_{candidate.path.stem}.png"
-    save_png(grid, image_grid(imgs, cfg.columns))
-    by_class = class_picture(G, dataset, cfg.columns, cfg.seed, psi, device)
-    class_grid = out_dir / f"classes_{number:02d}_{candidate.path.stem}.png"
-    if by_class is not None:
-        save_png(class_grid, by_class)
-    record: dict[str, Any] = {
+    candidate: Candidate, suite: Suite, subject: Subject, cfg: DictConfig, out_dir: Path, number: int
+) -> reports.Record:
+    suite.check(subject)
+    name = f"{number:02d}_{candidate.path.stem}"
+    record: reports.Record = {
         "checkpoint": str(candidate.path),
         "kimg": candidate.kimg,
-        "model": candidate.cfg.model.name,
-        "data": dataset.name,
-        "data_fingerprint": dataset.fingerprint,
-        "grid": str(grid),
-        "class_grid": str(class_grid) if by_class is not None else None,
-        "grid_seed": cfg.seed,
-        "truncation_psi": psi,
+        "model": candidate.model,
+        "run_id": candidate.cfg.get("run_id") if candidate.cfg is not None else None,
+        "data": getattr(subject.reals, "name", None) or "generated",
+        "data_fingerprint": getattr(subject.reals, "fingerprint", None),
+        "truncation_psi": float(cfg.truncation_psi) if candidate.G is not None else None,
+        **_draw(candidate, subject, cfg, out_dir, name),
+        "pictures": [],
+        "settings": {n: m.preset.settings() for m in suite.metrics for n in m.names},
         "metrics": [],
     }
-    if distance is not None:
-        preset = dataclasses.replace(distance.preset, truncation_psi=psi)
-        distance.evaluate_generator(G, label_sampler(dataset), preset, device=device)
-        record["metrics"].append(distance.result().as_dict())
-        parts = classes.evaluate_generator(G, preset, device) if classes else []
-        record["metrics"] += [part.as_dict() for part in parts]
+    for _, found in suite.measure(subject):
+        record["metrics"] += [value.as_dict() for value in found.values]
+        for picture_name, picture in found.pictures.items():
+            file = out_dir / f"{picture_name}_{name}.png"
+            if place()[0] == 0:
+                save_png(file, picture)
+            record["pictures"].append(str(file))
     return record
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table, one row a checkpoint; below it one of the classes, where they were measured."""
-    names = list(dict.fromkeys(m["metric"] for r in records for m in r["metrics"] if not _of_class(m)))
-    header = ["checkpoint", "kimg", *names, *(["preset", "reals", "fakes"] if names else [])]
-    rows, classes = [], []
+def _draw(candidate: Candidate, subject: Subject, cfg: DictConfig, out_dir: Path, name: str) -> dict[str, Any]:
+    """Grids of samples of a generator."""
+    G, labels = candidate.G, subject.labels
+    if G is None or labels is None or place()[0] != 0:
+        return {"grid": None, "class_grid": None, "grid_seed": None}
+    options = (cfg.seed, cfg.truncation_psi, subject.device)
+    imgs = sample_fixed(G, labels, cfg.rows * cfg.columns, *options)
+    grid, class_grid = out_dir / f"samples_{name}.png", out_dir / f"classes_{name}.png"
+    save_png(grid, image_grid(imgs, cfg.columns))
+    by_class = class_picture(G, labels, cfg.columns, *options)
+    if by_class is not None:
+        save_png(class_grid, by_class)
+    return {
+        "grid": str(grid),
+        "class_grid": str(class_grid) if by_class is not None else None,
+        "grid_seed": cfg.seed,
+    }
+
+
+def attach_to_runs(records: Sequence[reports.Record], out_dir: Path) -> list[str]:
+    """Adds the values of each checkpoint to the Weights & Biases run that wrote it, as eval/METRIC over kimg.
+
+    Returns what the user must know: for runs kept offline, the commands that upload the additions. A run that cannot
+    be reached is named; the results on disk stay.
+    """
+    import wandb
+
+    notes = []
     for record in records:
-        metrics = {m["metric"]: m for m in record["metrics"] if not _of_class(m)}
-        first = next(iter(metrics.values()), None)
-        start = [record["checkpoint"], f"{record['kimg']:g}"]
-        rows.append([*start, *(f"{metrics[n]['value']:.3f}" for n in names), *(_preset(first) if first else [])])
-        parts = filter(_of_class, record["metrics"])
-        classes += [[*start, m["metric"], f"{m['value']:.3f}", *_preset(m)] for m in parts]
-    tables = [_markdown(header, rows)]
-    if classes:
-        tables.append(_markdown(["checkpoint", "kimg", "metric", "value", "preset", "reals", "fakes"], classes))
-    return "\n\n".join(tables)
+        path = Path(record["checkpoint"])
+        own = load_logger(path)
+        if own is None or not record["metrics"] or not record["run_id"]:
+            continue
+        place = out_dir / "wandb_additions" / path.stem
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            run = wandb.init(
+                project=own.project,
+                entity=own.entity,
+                id=record["run_id"],
+                resume="allow",
+                dir=place,
+                mode=own.mode,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            notes.append(f"the values could not be added to the run {record['run_id']}: {error}")
+            continue
+        run.define_metric("progress/kimg")
+        run.define_metric("eval/*", step_metric="progress/kimg")
+        values = {f"eval/{m['metric']}": m["value"] for m in record["metrics"]}
+        pictures = {f"eval/{Path(p).stem}": wandb.Image(p) for p in [record["grid"], *record["pictures"]] if p}
+        run.log({"progress/kimg": record["kimg"], **values, **pictures})
+        run.summary.update({f"eval/{m['metric']}_preset": m["preset"] for m in record["metrics"]})
+        offline, folder = run.offline, Path(run.dir).parent
+        run.finish()
+        if offline:
+            notes.append(f"wandb sync {folder}")
+    return notes
 
 
-def _of_class(metric: dict[str, Any]) -> bool:
-    return "/class/" in metric["metric"]
+def load_logger(path: Path) -> DictConfig | None:
+    """How the run of a checkpoint logged to Weights & Biases; None where it did not."""
+    if path.suffix != ".ckpt":
+        return None
+    cfg = OmegaConf.create(read_checkpoint(path)["config"])
+    return cfg.logger if OmegaConf.select(cfg, "logger.wandb") else None
 
 
-def _preset(metric: dict[str, Any]) -> list[str]:
-    return [metric["preset"], str(metric["num_real"]), str(metric["num_fake"])]
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    line = lambda cells: "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"  # noqa: E731
-    return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
-
-
-def rows_of_values(records: Sequence[dict[str, Any]]) -> str:
-    """CSV, one row a value, with the choices that decide it."""
-    text = io.StringIO()
-    columns = ["checkpoint", "kimg", "model", "data", *(f.name for f in dataclasses.fields(FrechetResult))]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**record, **metric} for record in records for metric in record["metrics"])
-    return text.getvalue()
+@contextmanager
+def ranks_of_torchrun() -> Iterator[None]:
+    """A process group where torchrun or srun has started several processes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch.distributed.is_initialized():
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def versions() -> dict[str, str]:
     return {
         "stylegan_lightning": stylegan_lightning.__version__,
         "torch": str(torch.__version__),
+        "torchmetrics": str(torchmetrics.__version__),
         "lightning": lightning.__version__,
         "python": platform.python_version(),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

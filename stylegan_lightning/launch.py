@@ -143,6 +143,7 @@ def keep_freed_memory() -> None:
 def prepare_process(cfg: DictConfig) -> None:
     """Settings of the whole process: precision of products, no denormals, memory, quiet libraries."""
     keep_freed_memory()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     torch.set_float32_matmul_precision(cfg.precision.matmul)
     torch.backends.cudnn.allow_tf32 = cfg.precision.matmul != "highest"
     torch.set_flush_denormal(True)  # squared gradients of a settled mapping network underflow, 10x slower on CPUs

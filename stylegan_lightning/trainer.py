@@ -19,11 +19,10 @@ from stylegan_lightning.builders import cache_dir, device_count, to_plain
 from stylegan_lightning.config_checks import check_batches_over_ranks
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.metrics.frechet import FrechetDistance
+from stylegan_lightning.metrics.suite import Suite
 from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.augment import StrengthReport
 from stylegan_lightning.training.callbacks import (
-    Distance,
     GracefulStop,
     KimgProgress,
     ReportLogger,
@@ -34,11 +33,10 @@ from stylegan_lightning.training.checkpoint import Checkpoints, WholeFileCheckpo
 from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
 from stylegan_lightning.training.distributed import PhaseDDPStrategy
 from stylegan_lightning.training.divergence import DivergenceGuard
+from stylegan_lightning.training.measurements import Measurements
 
 
-def default_callbacks(
-    cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, distance: FrechetDistance | None
-) -> list[Callback]:
+def default_callbacks(cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, suite: Suite) -> list[Callback]:
     """In the order in which a tick needs them: statistics, measurements, pictures, logging, saving."""
     samples = cfg.callbacks.samples
     grid = SampleGrid(
@@ -50,11 +48,8 @@ def default_callbacks(
         truncation_psi=samples.truncation_psi,
         seed=samples.seed,
     )
-    metric = None
-    if distance is not None:
-        statistics, per_class = cache_dir(cfg) / "statistics", cfg.metrics.get("per_class", False)
-        metric = Distance(distance, dataset, statistics, cfg.metrics.every_ticks, per_class)
-    key = metric.key if metric else None
+    statistics, saving = cache_dir(cfg) / "statistics", cfg.callbacks.checkpoint
+    measured = Measurements(suite, dataset, statistics, run_dir / "samples", cfg.metrics.monitor)
     limits = cfg.callbacks.divergence
     guard = DivergenceGuard(run_dir / "checkpoints", cfg.on_divergence, limits.max_logit, limits.max_rewinds)
     return [
@@ -62,11 +57,17 @@ def default_callbacks(
         TickStats(),
         StrengthReport(),
         guard,
-        *([metric] if metric else []),
+        measured,
         grid,
-        ReportLogger(grid),
-        KimgProgress(key),
-        Checkpoints(run_dir / "checkpoints", cfg.callbacks.checkpoint.every_ticks, key),
+        ReportLogger(grid, measured),
+        KimgProgress(measured.key),
+        Checkpoints(
+            run_dir / "checkpoints",
+            saving.every_ticks,
+            measured.key,
+            saving.get("keep_every_ticks"),
+            lambda: measured.comparable,
+        ),
     ]
 
 

@@ -20,7 +20,9 @@ from tests.conftest import ROOT, read_rows
 CONF = ROOT / "conf"
 GROUPS = {g.name: sorted(f.stem for f in g.glob("*.yaml")) for g in sorted(CONF.iterdir()) if g.is_dir()}
 SETS = {"cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST", "celeba": "CelebA", "flowers102": "Flowers102"}
-NEED = {"trainer/gpu": "a GPU", "metrics/fid": "the Inception weights"}
+NEED = {"trainer/gpu": "a GPU", "metrics/is": "the Inception weights"}
+OFFLINE = ["metrics.extractor=efflite0", "metrics.perceptual=efflite0"]
+"""In place of networks whose weights are downloaded."""
 
 
 class StandIn(torch.utils.data.Dataset):
@@ -106,9 +108,12 @@ def arguments_for(group: str, name: str, tiny: tuple[str, ...], tmp_path) -> lis
     extra = {
         "trainer=ddp": ["trainer.devices=1"],
         "trainer=multi_node": ["trainer.accelerator=cpu", "trainer.devices=1"],
-        "metrics=fd_efflite0": ["metrics.num_fake=16"],
     }
     rest = [a for a in tiny if not (group == "metrics" and a == "metrics=none")]
+    if group == "metrics":
+        rest = [*(a for a in rest if a != "data.resolution=8"), "data.resolution=32", "metrics.num_fake=16", *OFFLINE]
+    if group == "metrics" and name.startswith("eq"):
+        rest = [a for a in rest if not a.startswith("model.")] + ["model=stylegan3_r", *reduced("model=stylegan3_r")]
     return [*rest, f"{group}={name}", *extra.get(f"{group}={name}", []), f"name={name}"]
 
 
@@ -117,7 +122,7 @@ def test_every_config_runs(run, tiny, tmp_path, choice, stand_ins):
     group, name = choice.split("=")
     if f"{group}/{name}" in NEED and not (name == "gpu" and torch.cuda.is_available()):
         done = run("train.py", *[a for a in tiny if a != "metrics=none"], choice, f"run_dir={tmp_path}/r",
-                   "metrics.weights_path=/nowhere" if name == "fid" else "seed=0")  # fmt: skip
+                   "metrics.weights.inception=/nowhere" if name == "is" else "seed=0")  # fmt: skip
         assert done.code == 2 and done.err.startswith("error: ")
         return
     arguments = arguments_for(group, name, tiny, tmp_path)
@@ -126,6 +131,9 @@ def test_every_config_runs(run, tiny, tmp_path, choice, stand_ins):
     assert done.code == 0, done.err
     rows = read_rows(tmp_path / "r/metrics.csv")
     assert math.isfinite(float(rows[-1]["loss/G"])) and math.isfinite(float(rows[-1]["loss/D"]))
+    if group == "metrics" and name != "none":
+        values = {k: v for k, v in rows[-1].items() if k.startswith("metric/")}
+        assert values and all(math.isfinite(float(v)) for v in values.values()), values
 
 
 PUBLISHED = {  # experiment -> batch, mbstd, channel_base, lr, gamma, ema kimg, mapping layers

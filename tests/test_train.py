@@ -182,7 +182,7 @@ MISTAKES = {
     "missing weights": (["init_from=/nowhere/x.ckpt"], ["/nowhere/x.ckpt"]),
     "betas of whole numbers": (["model.g_betas=[0,0.99]"], ["decimal point", "[0.0, 0.99]"]),
     "gpu": (["trainer=gpu"], ["trainer.accelerator=gpu"]),
-    "inception": (["metrics=fid", "metrics.weights_path=/nowhere.pth"], ["/nowhere.pth"]),
+    "inception": (["metrics=fid", "metrics.weights.inception=/nowhere.pth"], ["/nowhere.pth"]),
 }
 
 
@@ -263,7 +263,9 @@ def test_evaluate_rebuilds_everything_from_the_checkpoint(run, tiny, tmp_path):
     value = results["results"][0]["metrics"][0]
     rows = read_rows(tmp_path / "a/metrics.csv")
     assert value["value"] == pytest.approx(float(rows[-1]["metric/fd_efflite0"]), rel=1e-6)
-    assert value["num_fake"] == 16 and value["num_real"] == 64 and value["weights_hash"] and value["torch_version"]
+    assert (
+        value["num_fake"] == 16 and value["num_real"] == 64 and value["weights_hash"] and results["versions"]["torch"]
+    )
     assert done.out.count("| ") > 10 and str(tmp_path / "b/checkpoints/best.ckpt") in done.out
     assert len(list((tmp_path / "e").glob("samples_*.png"))) == 2
     again = run("evaluate.py", f"ckpt={tmp_path}/a", "metrics.num_fake=16", f"out_dir={tmp_path}/f")

@@ -183,7 +183,7 @@ class Faces:
             )
         self.resolution, self.size, self.seed = int(resolution), int(size), int(seed)
         self.channels, self.classes = int(channels), classes
-        self.label_names = CLASSES[classes].names if classes else ()
+        self.label_names: tuple[str, ...] = CLASSES[classes].names if classes else ()
         options = [DRAWING_VERSION, self.name, self.resolution, self.size, self.seed, self.channels, classes]
         self.fingerprint = hashlib.sha256(json.dumps(options).encode()).hexdigest()
 

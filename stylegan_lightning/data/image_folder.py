@@ -83,6 +83,13 @@ class ImageFolder:
             raise UnreadableImage(name, f"{err} ({type(err).__name__})") from err
         return decode(data, self.options, name=name)
 
+    def native_resolution(self) -> int:
+        """The smaller side of the first image, pixels. Raises UserError where it cannot be read."""
+        try:
+            return min(self.read_with_info(0)[1]["size"])
+        except UnreadableImage as error:
+            raise UserError(f"{self.path}: {error}; repair or remove this image") from error
+
     def labels(self) -> np.ndarray:
         if self._rows.dtype == np.float32:
             return self._rows.copy()

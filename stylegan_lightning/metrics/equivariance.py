@@ -25,7 +25,7 @@ import scipy.signal
 import torch
 from torch import Tensor
 
-from stylegan_lightning.metrics.sampling import full_precision
+from stylegan_lightning.metrics.sampling import full_precision, join_ranks, place
 from stylegan_lightning.ops import upfirdn2d
 from stylegan_lightning.protocols import Synthesis
 
@@ -152,22 +152,30 @@ def equivariance(
     """Decibels of each of `kinds` over batches of ws [N, num_ws, w_dim], in float32.
 
     Each batch draws one move of each kind from `seed`: many small batches give steadier values than few large
-    ones. The input's transform is left as it was. Raises ValueError for an unknown kind.
+    ones. The input's transform is left as it was. In a torch.distributed run all ranks call it with the same batches
+    and share them. Raises ValueError for an unknown kind.
     """
     if unknown := set(kinds) - set(KINDS):
         raise ValueError(f"kinds must be among {', '.join(KINDS)}, got {', '.join(sorted(unknown))}")
     rng = np.random.default_rng(seed)
     errors = {kind: SquaredError() for kind in kinds}
+    rank, ranks = place()
     before = synthesis.input.transform.clone()
     with full_precision():
         try:
-            for ws in ws_batches:
+            for number, ws in enumerate(ws_batches):
+                draws = {kind: rng.uniform(-1, 1, 2) for kind in errors}
+                if number % ranks != rank:
+                    continue
                 synthesis.input.set_transform()
                 img = synthesis(ws, noise_mode="const").float()
                 for kind, error in errors.items():
-                    _compare(synthesis, ws, img, kind, rng.uniform(-1, 1, 2), error)
+                    _compare(synthesis, ws, img, kind, draws[kind], error)
         finally:
             synthesis.input.transform.copy_(before)
+    sums = torch.tensor([[e.total, e.count] for e in errors.values()], dtype=torch.float64, device=before.device)
+    for error, (total, count) in zip(errors.values(), join_ranks(sums).tolist(), strict=True):
+        error.total, error.count = total, count
     return {kind: error.psnr() for kind, error in errors.items()}
 
 

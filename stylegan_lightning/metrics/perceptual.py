@@ -8,7 +8,6 @@ f_l are the activations of layer l, v_lk >= 0 the weight of their channel k. Pic
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,29 +15,11 @@ from typing import Protocol
 
 import torch
 import torchmetrics
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stylegan_lightning.errors import UserError, chosen
-from stylegan_lightning.metrics.features import EfficientNetLite0, file_hash
-from stylegan_lightning.metrics.weights import WeightsFile
-
-VGG16_SHA256 = "397923af"
-"""First digits of the sha256 of torchvision's VGG16, trained on ImageNet."""
-VGG16_FILE = f"vgg16-{VGG16_SHA256}.pth"
-VGG16 = WeightsFile(
-    network="torchvision's VGG16",
-    title="VGG16 weights for LPIPS",
-    metric="LPIPS",
-    names=(VGG16_FILE,),
-    url=f"https://download.pytorch.org/models/{VGG16_FILE}",
-    sha256=VGG16_SHA256,
-    option="LPIPS",
-    setting="weights_path to it",
-    otherwise="The path length with the perceptual distance efflite0 needs no download.",
-    size="528 MB",
-)
+from stylegan_lightning.metrics.features import VGG16, EfficientNetLite0, load_vgg16
 
 
 class PerceptualDistance(Protocol):
@@ -153,25 +134,12 @@ class LPIPSVGG16(_Frozen):
     def __init__(self, weights_path: str | Path | None = None) -> None:
         super().__init__()
         path = VGG16.find(weights_path)
-        with torch.device("meta"):  # neither memory nor random numbers for what is replaced
-            net = torchvision.models.vgg16(weights=None, init_weights=False).features[: self.TAPS[-1] + 1]
-        prefix = "features."
-        state = {k.removeprefix(prefix): v.float() for k, v in VGG16.read(path).items() if k.startswith(prefix)}
-        try:
-            net.load_state_dict(state, assign=True)
-        except RuntimeError as e:
-            raise VGG16.foreign(path, " ".join(line.strip() for line in str(e).splitlines()[:2])[:300]) from e
+        net = load_vgg16(path, classifier_layers=0).features[: self.TAPS[-1] + 1]
         self.net, self.weights = net, nn.ParameterList(_lpips_weights())
         self.register_buffer("shift", torch.tensor(self.SHIFT).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale", torch.tensor(self.SCALE).view(1, 3, 1, 1), persistent=False)
-        self.name, self.weights_hash = "lpips_vgg16", file_hash(path)
+        self.name, self.weights_hash = "lpips_vgg16", VGG16.hash_of(path)
         self.requires_grad_(False).eval()
-        if self.weights_hash != VGG16_SHA256:
-            warnings.warn(
-                f"{path} is not torchvision's VGG16 (sha256 {self.weights_hash}..., not {VGG16_SHA256}...): "
-                "the values cannot be compared with published ones.",
-                stacklevel=2,
-            )
 
     def layers(self, x: Tensor) -> list[Tensor]:
         if min(x.shape[-2:]) < self.MIN_SIZE:

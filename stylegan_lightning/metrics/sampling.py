@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
+
+T = TypeVar("T")
 
 LabelSampler = Callable[[int, int], Tensor]
 """(count, seed) -> c [count, c_dim]; the same arguments give the same labels."""
+
+
+def label_sampler(dataset: PreparedDataset, rows: np.ndarray | None = None) -> LabelSampler:
+    """Draws labels as the data set, or these images of it, have them, with replacement."""
+    targets = dataset.targets if rows is None else dataset.targets[rows]
+
+    def sample(count: int, seed: int) -> Tensor:
+        rng = np.random.default_rng([seed, 1])
+        return torch.from_numpy(targets[rng.integers(len(targets), size=count)])
+
+    return sample
 
 
 def draw_pairs(
@@ -35,11 +50,17 @@ def draw_labels(c_dim: int, count: int, seed: int, c_sampler: LabelSampler | Non
     return c
 
 
+def place() -> tuple[int, int]:
+    """(rank, world size)."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 def own_rows(count: int) -> Tensor:
     """Which of `count` items this rank computes: every world-size-th, from its own number on."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.arange(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
-    return torch.arange(count)
+    rank, ranks = place()
+    return torch.arange(rank, count, ranks)
 
 
 def join_ranks(values: Tensor) -> Tensor:
@@ -47,9 +68,43 @@ def join_ranks(values: Tensor) -> Tensor:
 
     Collective: all ranks call it, with a tensor on the device of their process group.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if place()[1] > 1:
         torch.distributed.all_reduce(values)
     return values
+
+
+def from_rank_zero(compute: Callable[[], T]) -> T:
+    """What `compute` gives on rank 0, or its error, on every rank. Collective."""
+    rank, ranks = place()
+    if ranks == 1:
+        return compute()
+    sent: list[Any] = [None]
+    if rank == 0:
+        try:
+            sent = [(compute(), None)]
+        except Exception as error:
+            sent = [(None, error)]
+    torch.distributed.broadcast_object_list(sent)
+    result, failure = sent[0]
+    if failure is not None:
+        raise failure
+    return result
+
+
+class NotFinite(ValueError):
+    """A generator made NaNs or infinities."""
+
+
+def fail_together(error: Exception | None, device: torch.device | str) -> None:
+    """Raises on every rank when there is an error on any, so that none waits for another. Collective."""
+    if place()[1] > 1:
+        failed = torch.tensor([error is not None, isinstance(error, NotFinite)], dtype=torch.float32, device=device)
+        torch.distributed.all_reduce(failed)
+        if failed[0] and error is None:
+            what = "another process of this run"
+            raise NotFinite(f"{what} generated NaNs") if failed[1] else RuntimeError(f"{what} could not go on")
+    if error is not None:
+        raise error
 
 
 @contextlib.contextmanager

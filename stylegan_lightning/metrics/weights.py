@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +13,23 @@ from torch import Tensor
 from stylegan_lightning.errors import UserError
 
 
+def file_hash(path: Path) -> str:
+    """First 8 hex digits of the file's sha256."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A published file of weights, kept in torch hub's cache under the first of its `names`."""
 
     network: str  # such as "torchvision's VGG16"
-    title: str  # of the weights, for messages: "VGG16 weights for LPIPS"
+    title: str  # of the weights, for messages: "Inception weights for FID"
     metric: str  # what needs it
     names: tuple[str, ...]  # under which it is published
     url: str
-    sha256: str  # first digits
-    option: str  # where a file elsewhere is named ...
-    setting: str  # ... and how
+    sha256: str  # first 8 hex digits
+    option: str  # that names a file elsewhere
     otherwise: str  # what needs no download
     size: str = ""
 
@@ -49,7 +56,7 @@ class WeightsFile:
         size = f", {self.size}" if self.size else ""
         return (
             f"{self.metric} needs the file {self.names[0]} (sha256 {self.sha256}...{size}) from {self.url} . "
-            f"Put it into {_folder()}, or anywhere and set {self.setting}. {self.otherwise}"
+            f"Put it into {_folder()}, or anywhere and set {self.option}=FILE. {self.otherwise}"
         )
 
     def read(self, path: Path) -> dict[str, Tensor]:
@@ -63,8 +70,21 @@ class WeightsFile:
             raise self.foreign(path, "it does not hold a plain state dict")
         return state
 
-    def foreign(self, path: Path, reason: str) -> UserError:
-        return UserError(f"{path} is not {self.network}: {reason}. {self.how_to_get()}")
+    def hash_of(self, path: Path) -> str:
+        """First 8 hex digits of the file's sha256. Warns, for the caller's caller, of one that is not published."""
+        found = file_hash(path)
+        if found != self.sha256:
+            warnings.warn(
+                f"{path} is not {self.network} (sha256 {found}..., not {self.sha256}...): "
+                "the values cannot be compared with published ones.",
+                stacklevel=3,
+            )
+        return found
+
+    def foreign(self, path: Path, reason: object) -> UserError:
+        lines = [line.strip() for line in str(reason).splitlines()[:3]]
+        text = " ".join(line if len(line) < 160 else f"{line[:160]}..." for line in lines)
+        return UserError(f"{path} is not {self.network}: {text}. {self.how_to_get()}")
 
 
 def _folder() -> Path:

@@ -7,10 +7,9 @@ import resource
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import numpy as np
@@ -22,17 +21,11 @@ from tqdm import tqdm
 
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.imaging import image_grid, save_png
-from stylegan_lightning.metrics.frechet import FrechetDistance, label_sampler
-from stylegan_lightning.metrics.per_class import ClassDistances
 from stylegan_lightning.training.csv_logger import KIMG
 from stylegan_lightning.training.distributed import sum_over_ranks, world_size
+from stylegan_lightning.training.measurements import as_gan
 from stylegan_lightning.training.module import GAN
 from stylegan_lightning.training.samples import class_picture, sample_fixed
-
-
-def _gan(module: L.LightningModule) -> GAN:
-    assert isinstance(module, GAN)
-    return module
 
 
 class TickStats(Callback):
@@ -42,10 +35,10 @@ class TickStats(Callback):
         self._started, self._nimg = 0.0, 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started, self._nimg = time.perf_counter(), _gan(pl_module).nimg
+        self._started, self._nimg = time.perf_counter(), as_gan(pl_module).nimg
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan = _gan(pl_module)
+        gan = as_gan(pl_module)
         if gan.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self._started
@@ -65,56 +58,6 @@ def _memory(device: torch.device) -> dict[str, float]:
         values["memory/gpu_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
         torch.cuda.reset_peak_memory_stats(device)
     return values
-
-
-class Distance(Callback):
-    """The Fréchet distance of `G_ema` at the start, every `every_ticks` ticks and at the end of the run; with
-    `per_class` also that of each class.
-
-    A distance that cannot be computed is reported and skipped; training goes on.
-    """
-
-    def __init__(
-        self,
-        distance: FrechetDistance,
-        dataset: PreparedDataset,
-        cache_dir: Path,
-        every_ticks: int,
-        per_class: bool = False,
-    ) -> None:
-        self.distance, self.dataset = distance, dataset
-        self.cache_dir, self.every_ticks = cache_dir, every_ticks
-        self.classes = ClassDistances(distance.extractor, distance.preset, dataset, cache_dir) if per_class else None
-        self._tick = 0
-
-    key = property(lambda self: f"metric/{self.distance.name}")
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.distance.to(pl_module.device).set_real(self.dataset, self.cache_dir)
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _gan(pl_module).nimg == 0:
-            self._measure(trainer, _gan(pl_module))
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan = _gan(pl_module)
-        if not gan.tick_done:
-            return
-        self._tick += 1
-        if self._tick % self.every_ticks == 0 or gan.nimg >= gan.schedule.total_nimg:
-            self._measure(trainer, gan)
-
-    def _measure(self, trainer: L.Trainer, gan: GAN) -> None:
-        started = time.perf_counter()
-        try:
-            sampler = label_sampler(self.dataset)
-            gan.report[self.key] = self.distance.evaluate_generator(gan.G_ema, sampler, device=gan.device)
-            parts = self.classes.evaluate_generator(gan.G_ema, device=gan.device) if self.classes else []
-        except (RuntimeError, ValueError) as error:
-            warnings.warn(f"{self.key} could not be computed at {gan.nimg / 1000:g} kimg: {error}", stacklevel=2)
-            return
-        gan.report |= {f"metric/{part.metric}": part.value for part in parts}
-        gan.report["speed/metric_s"] = time.perf_counter() - started
 
 
 class SampleGrid(Callback):
@@ -141,14 +84,14 @@ class SampleGrid(Callback):
         self._tick = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan, count = _gan(pl_module), self.rows * self.columns
+        gan, count = as_gan(pl_module), self.rows * self.columns
         if gan.nimg == 0:
             index = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
             self._show(trainer, "reals", "", self._grid(self.dataset.batch(index.tolist())[0]))
             self._draw(trainer, gan)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan = _gan(pl_module)
+        gan = as_gan(pl_module)
         if not gan.tick_done:
             return
         self._tick += 1
@@ -178,25 +121,30 @@ class SampleGrid(Callback):
             self.pictures[f"samples/{name}"] = grid
 
 
+class HasPictures(Protocol):
+    pictures: dict[str, np.ndarray]
+    """uint8 [H, W, C] by log name, since the last report."""
+
+
 class ReportLogger(Callback):
     """Hands the finished report of a tick, and new pictures, to every logger, at x = kimg."""
 
-    def __init__(self, grid: SampleGrid | None) -> None:
-        self.grid = grid
+    def __init__(self, *sources: HasPictures) -> None:
+        self.sources = sources
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _gan(pl_module).nimg == 0:
-            self._log(trainer, _gan(pl_module))
+        if as_gan(pl_module).nimg == 0:
+            self._log(trainer, as_gan(pl_module))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if _gan(pl_module).tick_done:
-            self._log(trainer, _gan(pl_module))
+        if as_gan(pl_module).tick_done:
+            self._log(trainer, as_gan(pl_module))
 
     def _log(self, trainer: L.Trainer, gan: GAN) -> None:
         row = {KIMG: gan.nimg / 1000, "progress/batches": gan.batches, **gan.report}
         if not trainer.is_global_zero:
             return
-        pictures = self.grid.pictures if self.grid else {}
+        pictures = {name: picture for source in self.sources for name, picture in source.pictures.items()}
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 import wandb
@@ -208,7 +156,8 @@ class ReportLogger(Callback):
             if isinstance(logger, TensorBoardLogger):
                 for name, grid in pictures.items():
                     logger.experiment.add_image(name, grid, gan.nimg, dataformats="HWC")
-        pictures.clear()
+        for source in self.sources:
+            source.pictures.clear()
 
 
 def _squeeze(grid: np.ndarray) -> np.ndarray:
@@ -233,7 +182,7 @@ class KimgProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan = _gan(pl_module)
+        gan = as_gan(pl_module)
         self._started, self._start_nimg = time.perf_counter(), gan.nimg
         self._read(gan)
         if self._enabled and sys.stderr.isatty():
@@ -247,11 +196,11 @@ class KimgProgress(ProgressBar):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         if self._bar is not None:
-            gan = _gan(pl_module)
+            gan = as_gan(pl_module)
             self._bar.update(gan.nimg / 1000 - self._bar.n)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        gan = _gan(pl_module)
+        gan = as_gan(pl_module)
         if not gan.tick_done or not self._enabled:
             return
         self._read(gan)
@@ -315,7 +264,7 @@ class GracefulStop(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         wish = bool(self.received)
         if world_size() > 1:
-            if _gan(pl_module).batches % self.every:
+            if as_gan(pl_module).batches % self.every:
                 return
             wish = bool(sum_over_ranks(torch.tensor(float(wish), device=pl_module.device)))
         if wish:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,31 @@ class WholeFileCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Callback):
-    """`last.ckpt` every `every_ticks` ticks and at the end; `best.ckpt` whenever `monitor` (lower is better) falls."""
+    """`last.ckpt` every `every_ticks` ticks and at the end; `best.ckpt` whenever `monitor` (lower is better) falls.
 
-    def __init__(self, directory: Path, every_ticks: int, monitor: str | None) -> None:
+    With `keep_every_ticks` also checkpoints that stay, named by their kimg. `measured_as` says how the monitored value
+    is measured now: after a change of that the best starts anew.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        every_ticks: int,
+        monitor: str | None,
+        keep_every_ticks: int | None = None,
+        measured_as: Callable[[], str] = str,
+    ) -> None:
         self.directory, self.every_ticks, self.monitor = directory, every_ticks, monitor
-        self.best_value, self.best_kimg = math.inf, 0.0
+        self.keep_every_ticks, self.measured_as = keep_every_ticks, measured_as
+        self.best_value, self.best_kimg, self._best_as = math.inf, 0.0, ""
         self._saved_at, self._tick = -1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_kimg": self.best_kimg}
+        return {"best_value": self.best_value, "best_kimg": self.best_kimg, "best_as": self._best_as}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_value, self.best_kimg = state_dict["best_value"], state_dict["best_kimg"]
+        self._best_as = state_dict.get("best_as", "")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GAN)
@@ -114,10 +128,13 @@ class Checkpoints(Callback):
             return
         self._tick += 1
         improved = self._note_best(pl_module)
-        if improved or self._tick % self.every_ticks == 0:
+        keep = self.keep_every_ticks is not None and self._tick % self.keep_every_ticks == 0
+        if improved or keep or self._tick % self.every_ticks == 0:
             self._save(trainer, pl_module)
         if improved and trainer.is_global_zero:
             _link(self.directory / LAST, self.directory / BEST)
+        if keep and trainer.is_global_zero:
+            _link(self.directory / LAST, self.directory / f"kimg_{pl_module.nimg / 1000:09.3f}.ckpt")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GAN)
@@ -132,9 +149,13 @@ class Checkpoints(Callback):
 
     def _note_best(self, module: GAN) -> bool:
         value = module.report.get(self.monitor, math.nan) if self.monitor else math.nan
+        now = f"{self.monitor} {self.measured_as()}"
+        if self._best_as and value == value and now != self._best_as:
+            warnings.warn(f"{self.monitor} is measured in another way than before: best.ckpt starts anew", stacklevel=2)
+            self.best_value = math.inf
         if not value < self.best_value:
             return False
-        self.best_value, self.best_kimg = value, module.nimg / 1000
+        self.best_value, self.best_kimg, self._best_as = value, module.nimg / 1000, now
         return True
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.labels import label_kind, label_names
 from stylegan_lightning.imaging import image_grid, name_rows, to_uint8
-from stylegan_lightning.metrics.frechet import label_sampler
+from stylegan_lightning.metrics.sampling import label_sampler
 from stylegan_lightning.networks import Generator
 
 MOST_ROWS = 20

@@ -1,13 +1,20 @@
-"""Two ranks in one process."""
+"""Two ranks in one process, and in two."""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import pickle
+import warnings
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import Tensor
 
 
@@ -26,3 +33,24 @@ def as_two_ranks(monkeypatch: pytest.MonkeyPatch, measure: Callable[[], Any]) ->
     assert not sums
     monkeypatch.undo()
     return result
+
+
+def on_two_ranks(function: Callable[[Path], Any], folder: Path) -> list[Any]:
+    """What `function(folder)` of a module returns on each rank of a gloo group of two processes.
+
+    A rank that waits in vain for the other raises after a minute.
+    """
+    multiprocessing.set_forkserver_preload(["stylegan_lightning.metrics.suite"])  # imported once for all tests
+    mp.start_processes(_run_rank, (function, folder), nprocs=2, start_method="forkserver")
+    return [pickle.loads((folder / f"rank{rank}").read_bytes()) for rank in range(2)]
+
+
+def _run_rank(rank: int, function: Callable[[Path], Any], folder: Path) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    (folder / f"rank{rank}").write_bytes(pickle.dumps(function(folder)))
+    torch.distributed.destroy_process_group()

@@ -219,12 +219,10 @@ class Once(nn.Module):
 
 
 @pytest.mark.slow
-def test_pictures_through_torchmetrics(
-    agree, weights: Path, extractor: InceptionFID, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its preset resizes with anti-aliasing; our network has the same switch. float64 as above."""
+def test_pictures_through_torchmetrics(agree, weights: Path) -> None:
+    """Its preset resizes with anti-aliasing. float64 as above."""
     reals, fakes = pictures(0), pictures(1, contrast=0.8)
-    monkeypatch.setattr(extractor.net, "use_antialias", True)
+    extractor = InceptionFID(weights, "antialias")
     real, fake = extractor(reals), extractor(fakes)
     pool = Once(NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)))
     theirs = filled(FrechetInceptionDistance(feature=pool), reals, fakes).compute()

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from rank_helpers import as_two_ranks
 from torch import nn
 
 from stylegan_lightning.metrics.equivariance import (
@@ -35,11 +36,13 @@ class Waves(nn.Module):
         self.freqs = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
         self.mix, self.sticky = torch.randn(2, 8), sticky
         self.transform = torch.eye(3)
+        self.seen = 0
 
     def set_transform(self, *, angle=0.0, translate=(0.0, 0.0)):
         self.transform.copy_(torch.linalg.inv(rigid_transform(angle, translate)))
 
     def signal(self, ws, transform):
+        self.seen += len(ws)
         x = (torch.arange(SIZE) + 0.5) / SIZE - 0.5
         p = torch.stack([*torch.meshgrid(x, x, indexing="xy"), torch.ones(SIZE, SIZE)])
         p = torch.einsum("ij,jhw->ihw", transform, p)[:2]
@@ -130,6 +133,15 @@ def test_moves_come_from_the_seed_and_the_transform_is_put_back():
     assert torch.equal(waves.transform, before)
     with pytest.raises(ValueError, match="eqt_int, eqt_frac, eqr, got eqx"):
         equivariance(waves, ws, kinds=("eqx",))
+
+
+@pytest.mark.parametrize("count", [5, 1])
+def test_two_ranks_share_the_batches(count, monkeypatch):
+    torch.manual_seed(0)
+    waves, ws = Waves(sticky=0.1), styles(count, 1)
+    single, seen = equivariance(waves, ws, seed=5), waves.seen
+    shared = as_two_ranks(monkeypatch, lambda: equivariance(waves, iter(ws), seed=5))
+    assert shared == pytest.approx(single, rel=1e-9) and waves.seen == 2 * seen
 
 
 def fresh(**options):

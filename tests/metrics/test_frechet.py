@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from frechet_helpers import ALL, Pixels, dataset, random_images
+from frechet_helpers import ALL, Pixels, TinyG, dataset, distance_between, gaussian_images, random_images, values_of
 from torch import Tensor
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics import real_stats
+from stylegan_lightning.metrics.by_features import Frechet
+from stylegan_lightning.metrics.extraction import Features
 from stylegan_lightning.metrics.features import EfficientNetLite0, FeatureExtractor
-from stylegan_lightning.metrics.frechet import FrechetDistance
-
-
-def gaussian_images(n: int, mean: list[float], std: list[float], seed: int) -> np.ndarray:
-    """[n, 1, 2, 2] with exactly this sample mean and deviation, up to rounding to whole grey levels."""
-    x = np.random.default_rng(seed).standard_normal((n, 4))
-    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
-    return np.rint(x * std + mean).clip(0, 255).astype(np.uint8).reshape(n, 1, 2, 2)
+from stylegan_lightning.metrics.metric import Subject
+from stylegan_lightning.metrics.preset import Preset
 
 
 def pictures(n: int, seed: int) -> np.ndarray:
@@ -40,14 +36,6 @@ def pictures(n: int, seed: int) -> np.ndarray:
     return out.clip(0, 255).astype(np.uint8)
 
 
-def measure(reals: np.ndarray, fakes: np.ndarray, extractor: FeatureExtractor, batch_size: int = 64) -> float:
-    distance = FrechetDistance(extractor, dataclasses.replace(ALL, batch_size=batch_size))
-    distance.set_real(dataset(reals))
-    for start in range(0, len(fakes), batch_size):
-        distance.update_fake(torch.from_numpy(fakes[start : start + batch_size]))
-    return distance.compute()
-
-
 # ----------------------------------------------------------------------------------------- known answers
 
 
@@ -61,12 +49,12 @@ def test_distance_between_gaussians(mean: list[float], std: list[float]) -> None
     reals = gaussian_images(4000, [128] * 4, base.tolist(), 1)
     fakes = gaussian_images(4000, (128 + np.array(mean)).tolist(), (base * std).tolist(), 2)
     expected = np.square(mean).sum() + np.square(base - base * np.array(std)).sum()
-    assert measure(reals, fakes, Pixels()) == pytest.approx(expected, rel=0.02, abs=0.02)
+    assert distance_between(reals, fakes, Pixels()) == pytest.approx(expected, rel=0.02, abs=0.02)
 
 
 def test_same_images_have_no_distance_and_order_does_not_matter() -> None:
     images = random_images(200)
-    assert measure(images, images[::-1].copy(), Pixels()) == pytest.approx(0, abs=1e-6)
+    assert distance_between(images, images[::-1].copy(), Pixels()) == pytest.approx(0, abs=1e-6)
 
 
 def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
@@ -76,7 +64,7 @@ def test_agrees_with_torch_fidelity_on_the_same_features() -> None:
     reals, fakes = random_images(300, 8, seed=1), random_images(250, 8, seed=2) // 2 + 20
     stats = [fid_features_to_statistics(torch.from_numpy(a.reshape(len(a), -1)).double()) for a in (reals, fakes)]
     expected = fid_statistics_to_metric(*stats, verbose=False)["frechet_inception_distance"]
-    assert measure(reals, fakes, Pixels(64)) == pytest.approx(expected, rel=1e-6)
+    assert distance_between(reals, fakes, Pixels(64)) == pytest.approx(expected, rel=1e-6)
     assert expected > 1000
 
 
@@ -113,7 +101,7 @@ def test_agrees_with_torch_fidelity_on_inception(tmp_path: Path) -> None:
         feature_extractor_weights_path=str(tmp_path / "random.pth"),
     )["frechet_inception_distance"]
     with torch.no_grad():
-        ours = measure(reals, fakes, Early(tmp_path / "random.pth"))
+        ours = distance_between(reals, fakes, Early(tmp_path / "random.pth"))
     assert ours == pytest.approx(theirs, rel=2e-6) and theirs > 1e-3
 
 
@@ -129,14 +117,12 @@ class _Uint8(torch.utils.data.Dataset):
 
 
 def test_efflite0_distance_grows_with_the_damage() -> None:
-    distance = FrechetDistance(EfficientNetLite0(), ALL)
     reals, clean = pictures(150, 1), pictures(150, 2)
-    distance.set_real(dataset(reals))
+    metric, subject = Frechet(replace(ALL, num_fake=150), EfficientNetLite0()), Subject(dataset(clean), dataset(reals))
 
     def to_reals(fakes: np.ndarray) -> float:
-        distance.reset()
-        distance.update_fake(torch.from_numpy(fakes))
-        return distance.compute()
+        subject.turn_to(dataset(fakes))
+        return values_of(metric, subject)["fd_efflite0"]
 
     rng = np.random.default_rng(0)
     noise = rng.standard_normal(clean.shape)
@@ -152,54 +138,56 @@ def test_efflite0_distance_grows_with_the_damage() -> None:
 # ---------------------------------------------------------------------------------------- real statistics
 
 
+def prepare(folder: Path, extractor: FeatureExtractor, preset: Preset = ALL, fingerprint: str = "f0") -> Features:
+    """Statistics of 40 reals, from the cache in `folder` where they are there."""
+    images = real_stats.real_images(dataset(random_images(40), fingerprint), preset)
+    return real_stats.real_features(images, extractor, folder, batch_size=preset.batch_size)
+
+
 def test_cached_statistics_are_not_computed_again(tmp_path: Path) -> None:
-    images, extractor = random_images(40), Pixels()
-    values = []
-    for _ in range(2):
-        distance = FrechetDistance(extractor, ALL)
-        distance.set_real(dataset(images), tmp_path / "new" / "folder")
-        seen = extractor.seen
-        distance.update_fake(torch.from_numpy(random_images(30, seed=5)))
-        extractor.seen = seen
-        values.append(distance.compute())
-    assert extractor.seen == 40 and values[0] == values[1] > 0
-    assert [p.suffix for p in sorted((tmp_path / "new" / "folder").iterdir())] == [".lock", ".npz"]
+    folder, extractors, values = tmp_path / "new" / "folder", [Pixels(), Pixels()], []
+    for extractor in extractors:
+        subject = Subject(TinyG(), dataset(random_images(40)), cache_dir=folder)
+        values.append(values_of(Frechet(ALL, extractor), subject)["fd_pixels"])
+    assert [e.seen for e in extractors] == [40 + 50, 50] and values[0] == values[1] > 0
+    assert [p.suffix for p in sorted(folder.iterdir())] == [".lock", ".npz"]
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"fingerprint": "f1"},
-        {"weights": "11111111"},
-        {"preset": dataclasses.replace(ALL, mirror_real=True)},
-        {"preset": dataclasses.replace(ALL, num_real=20)},
-        {"preset": dataclasses.replace(ALL, num_real=20, seed=3)},
+        {"weights_hash": "11111111"},
+        {"name": "others"},
+        {"resize": "smaller"},
+        {"preset": replace(ALL, mirror_real=True)},
+        {"preset": replace(ALL, num_real=20)},
+        {"preset": replace(ALL, num_real=20, seed=3)},
     ],
 )
 def test_key_changes_with_all_that_decides_the_statistics(change: dict, tmp_path: Path) -> None:
-    images = random_images(40)
-    FrechetDistance(Pixels(), ALL).set_real(dataset(images), tmp_path)
-    FrechetDistance(Pixels(), dataclasses.replace(ALL, num_real=20, seed=4)).set_real(dataset(images), tmp_path)
-    extractor = Pixels(weights_hash=change.get("weights", "00000000"))
-    distance = FrechetDistance(extractor, change.get("preset", ALL))
-    distance.set_real(dataset(images, change.get("fingerprint", "f0")), tmp_path)
-    assert extractor.seen == distance.num_real > 0
+    prepare(tmp_path, Pixels())
+    prepare(tmp_path, Pixels(), replace(ALL, num_real=20, seed=4))
+    extractor = Pixels()
+    for name in ("weights_hash", "name", "resize"):
+        setattr(extractor, name, change.get(name, getattr(extractor, name)))
+    found = prepare(tmp_path, extractor, change.get("preset", ALL), change.get("fingerprint", "f0"))
+    assert extractor.seen == found.count > 0
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 7}, {"num_fake": 10}, {"seed": 9}, {"truncation_psi": 0.5}, {"name": "other"}]
+    "change",
+    [{"batch_size": 7}, {"num_fake": 10}, {"seed": 9}, {"truncation_psi": 0.5}, {"name": "other"}, {"divisor": "n"}],
 )
 def test_key_does_not_change_with_the_rest(change: dict, tmp_path: Path) -> None:
-    FrechetDistance(Pixels(), ALL).set_real(dataset(random_images(40)), tmp_path)
+    prepare(tmp_path, Pixels())
     extractor = Pixels()
-    FrechetDistance(extractor, dataclasses.replace(ALL, **change)).set_real(dataset(random_images(40)), tmp_path)
-    assert extractor.seen == 0
+    assert prepare(tmp_path, extractor, replace(ALL, **change)).count == 40 and extractor.seen == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "not numpy", "empty", "other key", "other size", "nan"])
 def test_damaged_cache_is_computed_again(damage: str, tmp_path: Path) -> None:
-    images = random_images(40)
-    FrechetDistance(Pixels(), ALL).set_real(dataset(images), tmp_path)
+    prepare(tmp_path, Pixels())
     (path,) = tmp_path.glob("*.npz")
     good = path.read_bytes()
     with np.load(path) as stored:
@@ -220,7 +208,7 @@ def test_damaged_cache_is_computed_again(damage: str, tmp_path: Path) -> None:
         np.savez(path, **{**content, name: value})
     extractor = Pixels()
     with pytest.warns(UserWarning, match="again"):
-        FrechetDistance(extractor, ALL).set_real(dataset(images), tmp_path)
+        prepare(tmp_path, extractor)
     assert extractor.seen == 40
     with np.load(path) as stored:
         assert all(np.array_equal(stored[k], content[k]) for k in content)
@@ -234,10 +222,9 @@ def test_of_several_runs_one_computes(tmp_path: Path) -> None:
 
     extractors = [Slow() for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        jobs = [pool.submit(real_stats.real_sums, dataset(random_images(40)), e, ALL, tmp_path) for e in extractors]
-        sums = [job.result() for job in jobs]
+        found = [job.result() for job in [pool.submit(prepare, tmp_path, e) for e in extractors]]
     assert sorted(e.seen for e in extractors) == [0, 0, 40]
-    assert all(torch.equal(s.outer, sums[0].outer) for s in sums)
+    assert all(torch.equal(f.sums.outer, found[0].sums.outer) for f in found)
 
 
 def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +233,7 @@ def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(real_stats.np, "savez", full)
     with pytest.raises(UserError, match="No space left on device"):
-        FrechetDistance(Pixels(), ALL).set_real(dataset(random_images(10)), tmp_path)
+        prepare(tmp_path, Pixels())
     assert [p.suffix for p in tmp_path.iterdir()] == [".lock"]
 
 
@@ -254,29 +241,30 @@ def test_mirrored_reals_are_the_images_and_their_mirror_images() -> None:
     images = random_images(30)
     both = np.concatenate([images, images[..., ::-1]])
     for mirror_in_data in (False, True):  # the preset decides, not the data set's own option
-        for preset, expected in ((dataclasses.replace(ALL, mirror_real=True), both), (ALL, images)):
-            data = dataset(images, mirror=mirror_in_data)
-            sums = real_stats.compute_sums(data, Pixels(), preset)
+        for preset, expected in ((replace(ALL, mirror_real=True), both), (ALL, images)):
+            reals = real_stats.real_images(dataset(images, mirror=mirror_in_data), preset)
+            sums = real_stats.real_features(reals, Pixels(), None).sums
             flat = expected.reshape(len(expected), -1).astype(np.float64)
             assert sums.count == len(expected)
             assert np.array_equal(sums.sum.numpy(), flat.sum(0)) and np.array_equal(sums.outer.numpy(), flat.T @ flat)
 
 
 def test_subset_is_drawn_without_repetition_by_the_seed() -> None:
-    presets = [dataclasses.replace(ALL, num_real=20, seed=seed) for seed in (0, 0, 1)]
+    presets = [replace(ALL, num_real=20, seed=seed) for seed in (0, 0, 1)]
     a, b, c = (p.real_indices(50) for p in presets)
     assert len(set(a)) == 20 and max(a) < 50 and np.array_equal(a, b) and not np.array_equal(a, c)
-    assert len(dataclasses.replace(ALL, num_real=60).real_indices(50)) == 50
+    assert len(replace(ALL, num_real=60).real_indices(50)) == 50
+    assert len(ALL.real_indices(50, most=20)) == len(replace(ALL, num_real=20).real_indices(50, most=30)) == 20
+    assert ALL.real_key(most=20) == replace(ALL, num_real=20).real_key() != ALL.real_key()
 
 
-def test_reset_keeps_the_reals() -> None:
-    distance = FrechetDistance(Pixels(), ALL)
-    distance.set_real(dataset(random_images(40)))
-    fakes = torch.from_numpy(random_images(30, seed=5))
-    distance.update_fake(fakes)
-    first = distance.compute()
-    distance.update_fake(torch.zeros_like(fakes))
-    assert distance.compute() != first
-    distance.reset()
-    distance.update_fake(fakes)
-    assert distance.compute() == first
+def test_other_fakes_keep_the_reals() -> None:
+    extractor, first, others = Pixels(), dataset(random_images(50, seed=5)), dataset(random_images(50, seed=6))
+    metric, subject = Frechet(ALL, extractor), Subject(first, dataset(random_images(40)))
+    values = []
+    for fakes in (first, others, first):
+        subject.turn_to(fakes)
+        values.append(values_of(metric, subject)["fd_pixels"])
+    assert values[0] == values[2] != values[1] and extractor.seen == 40 + 3 * 50
+    values_of(metric, subject)
+    assert extractor.seen == 40 + 3 * 50

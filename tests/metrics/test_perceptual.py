@@ -12,14 +12,8 @@ from torch import Tensor
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics import perceptual
-from stylegan_lightning.metrics.perceptual import (
-    LPIPSVGG16,
-    VGG16_FILE,
-    VGG16_SHA256,
-    EfficientNetPerceptual,
-    load_distance,
-    rgb,
-)
+from stylegan_lightning.metrics.features import VGG16, VGG16_FILE, VGG16_SHA256
+from stylegan_lightning.metrics.perceptual import LPIPSVGG16, EfficientNetPerceptual, load_distance, rgb
 
 
 def pictures(n: int, size: int = 32, channels: int = 3, seed: int = 0) -> Tensor:
@@ -172,7 +166,7 @@ def test_download_is_checked_and_kept_in_the_hub_cache(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     for _ in range(2):
-        assert perceptual.VGG16.find(None) == tmp_path / "hub" / "checkpoints" / VGG16_FILE
+        assert VGG16.find(None) == tmp_path / "hub" / "checkpoints" / VGG16_FILE
     assert len(downloads) == 1
 
 
@@ -185,7 +179,7 @@ def test_failed_download_says_what_to_do(error: Exception, tmp_path: Path, monke
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(UserError) as caught:
         load_distance("lpips_vgg16")
-    for part in (VGG16_FILE, VGG16_SHA256, "https://download.", str(tmp_path / "hub"), "weights_path", "efflite0"):
+    for part in (VGG16_FILE, VGG16_SHA256, "https://download.", str(tmp_path / "hub"), "weights.vgg16=", "efflite0"):
         assert part in str(caught.value)
 
 
