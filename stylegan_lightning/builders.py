@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
@@ -57,6 +58,12 @@ def ranks_of(cfg: DictConfig) -> int:
 
 for _name, _function in RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _function, replace=True)  # type: ignore[arg-type]
+def group_options(group: str) -> str:
+    """The choices of a configuration group, for help."""
+    return ", ".join(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+OmegaConf.register_new_resolver("options", group_options, replace=True)
 OmegaConf.register_new_resolver("device_count", device_count, replace=True)
 OmegaConf.register_new_resolver("launched", launched, replace=True)
 
@@ -90,7 +97,7 @@ def build_dataset(cfg: DictConfig, progress: Callable[[int, int], None] | None =
     dataset = prepare(source, cfg.data.cache_dir, on_error=cfg.data.on_error, mirror=cfg.data.mirror, progress=progress)
     if len(dataset.images) < 2:
         raise UserError(f"{dataset.name} has {len(dataset.images)} image; training needs at least 2")
-    return dataset
+    return dataset if cfg.get("first_images") is None else dataset.first(cfg.first_images)
 
 
 def fit_labels(cfg: DictConfig, dataset: PreparedDataset) -> None:

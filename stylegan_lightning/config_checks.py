@@ -98,6 +98,9 @@ def _group_problem(loader: ConfigLoader, override: Override) -> str | None:
     unknown = [str(v) for v in chosen if str(v) not in options]
     if not unknown:
         return None
+    if unknown[0] in _ENGINES:
+        extra = _ENGINES[unknown[0]]
+        return f'{name}={unknown[0]} needs packages that are not installed: pip install "stylegan_lightning[{extra}]"'
     return f"{name}={','.join(unknown)}: {name} must be one of {', '.join(options)}{_hint(unknown[0], options)}"
 
 
@@ -112,6 +115,15 @@ def _key_problem(override: Override, keys: Iterable[str], loader: ConfigLoader) 
     return f"there is no key {key!r} in the configuration{_hint(key, [*keys, *groups])}"
 
 
+_ENGINES = {
+    "optuna": "sweeps",
+    "joblib": "sweeps",
+    "submitit_local": "sweeps",
+    "submitit_slurm": "sweeps",
+    "ray": "ray",
+    "ray_aws": "ray",
+}
+"""Launchers and sweepers, and the extra that brings them."""
 _OPEN_KEYS = ("hydra.job.env_set", "hydra.launcher", "hydra.sweeper")
 
 

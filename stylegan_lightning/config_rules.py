@@ -38,6 +38,10 @@ def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
+def _list_of(holds: Callable[[Any], bool], what: str) -> Rule:
+    return lambda v: isinstance(v, ListConfig | list) and all(map(holds, v)), f"a list of {what}"
+
+
 def _table(rule: Rule, example: str) -> Rule:
     """Values by resolution."""
 
@@ -88,6 +92,9 @@ METRIC_RULES: dict[str, Rule] = {
 
 RULES: dict[str, Rule] = {
     "seed": whole(0),
+    "first_images": _or_null(whole(2)),
+    "trainer.profiler": _one_of(None, "simple", "advanced", "pytorch"),
+    "trainer.detect_anomaly": _BOOL,
     "transfer.freeze_d": whole(0),
     "transfer.freeze_mapping": _BOOL,
     "data.resolution": (_is_resolution, "a power of two >= 8 (8, 16, 32, ...)"),
@@ -154,6 +161,8 @@ RULES: dict[str, Rule] = {
     "callbacks.samples.every_ticks": whole(1),
     "callbacks.samples.truncation_psi": _number(0),
     "callbacks.samples.seed": whole(0),
+    "callbacks.showcase.enabled": _BOOL,
+    "callbacks.showcase.every_ticks": _or_null(whole(1)),
     "callbacks.checkpoint.every_ticks": whole(1),
     "callbacks.checkpoint.keep_every_ticks": _or_null(whole(1)),
     "on_divergence": _one_of("stop", "rewind"),
@@ -179,6 +188,12 @@ RULES: dict[str, Rule] = {
     "precision.num_resolutions": whole(0),
     "precision.lightning": (lambda v: v in ("32-true", "bf16-mixed"), _LIGHTNING),
     "logger.mode": _one_of("offline", "online"),
+    "logger.tags": _list_of(
+        lambda v: 0 < len(str(v)) <= 64, "texts of 1 to 64 characters, such as [faces]; [] for none"
+    ),
+    "logger.artifacts": _or_null(
+        _list_of(lambda v: v in ("best", "last"), "best and last, such as [best]; [] for none")
+    ),
 }
 
 EVALUATION_RULES: dict[str, Rule] = {

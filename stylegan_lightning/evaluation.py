@@ -91,6 +91,7 @@ def _evaluate(
     candidate: Candidate, suite: Suite, subject: Subject, cfg: DictConfig, out_dir: Path, number: int
 ) -> reports.Record:
     suite.check(subject)
+    suite.prepare(subject)
     name = f"{number:02d}_{candidate.path.stem}"
     record: reports.Record = {
         "checkpoint": str(candidate.path),

@@ -61,6 +61,9 @@ def messages_for_users() -> Iterator[None]:
 def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> None:
     """Checks the command line before Hydra creates anything, then hands over to Hydra."""
     overrides = _overrides(sys.argv[1:])
+    if {"-sc", "--shell-completion"} & set(sys.argv):
+        main()
+        return
     with messages_for_users():
         check_command_line(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")
@@ -72,7 +75,10 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
         _check_same_place_on_all_ranks(place)
         if place:
             _check_writable(Path(str(place)).expanduser())
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # of a sweep, whose jobs have said what there is to say
+        raise SystemExit(130) from None
 
 
 _TAKES_VALUE = {
@@ -205,8 +211,11 @@ def announce(cfg: DictConfig, module: GAN, data_summary: str) -> None:
 
 def fit(
     cfg: DictConfig, trainer: L.Trainer, module: GAN, data: L.LightningDataModule, resume: Path | None, run_dir: Path
-) -> None:
-    """Trains to the end or to a signal, and says where everything is. Raises UserError out of memory."""
+) -> str:
+    """Trains to the end or to a signal, whose name it returns, and says where everything is.
+
+    Raises UserError out of memory.
+    """
     stop = next(c for c in trainer.callbacks if isinstance(c, GracefulStop))  # type: ignore[attr-defined]
     try:
         trainer.fit(module, data, ckpt_path=str(resume) if resume else None)
@@ -214,6 +223,7 @@ def fit(
             print(closing_lines(trainer, module, run_dir, stop.received), flush=True)
             if stop.received == "SIGUSR1":
                 requeue()
+        return stop.received
     except (RuntimeError, MemoryError) as error:
         message = preflight.out_of_memory(error, cfg, module, trainer.strategy.root_device, shorter(run_dir))
         message = message or lost_rank(error, trainer, run_dir)

@@ -51,6 +51,12 @@ def if_tuned(init_from: str | None, tuned: Any, anew: Any) -> Any:
     return anew if init_from is None else tuned
 
 
+def times(value: float, factor: float) -> float:
+    """Whole where `value` is and the product is."""
+    product = value * factor
+    return round(product) if isinstance(value, int) and product == round(product) else product
+
+
 def zero_layer_w_dim(z_dim: int, c_dim: int, label_dim: int = 32) -> int:
     """Width of ws when the mapping has no layers: z, and beside it the label where there is one."""
     return z_dim + (label_dim if c_dim else 0)
@@ -67,5 +73,6 @@ RESOLVERS = {
     "by_size": by_size,
     "fp16_clamp": fp16_clamp,
     "if_tuned": if_tuned,
+    "times": times,
     "zero_layer_w_dim": zero_layer_w_dim,
 }

@@ -27,6 +27,7 @@ _MAY_CHANGE = (
     "callbacks",
     "metrics",
     "cache_dir",
+    "paths",
     "data.path",
     "data.num_workers",
     "data.cache_dir",

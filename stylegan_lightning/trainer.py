@@ -10,17 +10,20 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from stylegan_lightning.builders import cache_dir, device_count, to_plain
+from stylegan_lightning.builders import cache_dir, device_count
 from stylegan_lightning.config_checks import check_batches_over_ranks
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.suite import Suite
 from stylegan_lightning.schedule import Schedule
+from stylegan_lightning.sweeps import command_of_ranks
+from stylegan_lightning.tracking import WandbRun, wandb_logger
 from stylegan_lightning.training.augment import StrengthReport
 from stylegan_lightning.training.callbacks import (
     GracefulStop,
@@ -30,24 +33,19 @@ from stylegan_lightning.training.callbacks import (
     TickStats,
 )
 from stylegan_lightning.training.checkpoint import Checkpoints, WholeFileCheckpointIO
-from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
+from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.distributed import PhaseDDPStrategy
 from stylegan_lightning.training.divergence import DivergenceGuard
 from stylegan_lightning.training.measurements import Measurements
+from stylegan_lightning.training.showcase import Showcase
 
 
 def default_callbacks(cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, suite: Suite) -> list[Callback]:
     """In the order in which a tick needs them: statistics, measurements, pictures, logging, saving."""
-    samples = cfg.callbacks.samples
-    grid = SampleGrid(
-        run_dir / "samples",
-        dataset,
-        rows=samples.rows,
-        columns=samples.columns,
-        every_ticks=samples.every_ticks,
-        truncation_psi=samples.truncation_psi,
-        seed=samples.seed,
-    )
+    pictures = {key: cfg.callbacks.samples[key] for key in ("rows", "columns", "truncation_psi", "seed")}
+    grid = SampleGrid(run_dir / "samples", dataset, every_ticks=cfg.callbacks.samples.every_ticks, **pictures)
+    shown = cfg.callbacks.get("showcase") or {"enabled": False}  # runs begun before there was one
+    showcase = Showcase(run_dir / "samples", dataset, every_ticks=shown.get("every_ticks"), **pictures)
     statistics, saving = cache_dir(cfg) / "statistics", cfg.callbacks.checkpoint
     measured = Measurements(suite, dataset, statistics, run_dir / "samples", cfg.metrics.monitor)
     limits = cfg.callbacks.divergence
@@ -59,7 +57,8 @@ def default_callbacks(cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, 
         guard,
         measured,
         grid,
-        ReportLogger(grid, measured),
+        *([showcase] if shown.get("enabled", True) else []),
+        ReportLogger(grid, measured, showcase, histograms=showcase.histograms),
         KimgProgress(measured.key),
         Checkpoints(
             run_dir / "checkpoints",
@@ -68,6 +67,7 @@ def default_callbacks(cfg: DictConfig, run_dir: Path, dataset: PreparedDataset, 
             saving.get("keep_every_ticks"),
             lambda: measured.comparable,
         ),
+        WandbRun(run_dir, dataset, suite, cfg.logger.get("artifacts") or ()),
     ]
 
 
@@ -81,37 +81,12 @@ def build_loggers(cfg: DictConfig, run_dir: Path, start_kimg: float) -> list[Log
             )
         loggers.append(TensorBoardLogger(run_dir, name="", version="tensorboard"))
     if cfg.logger.get("wandb") and getattr(rank_zero_only, "rank", 0) == 0:
-        loggers.append(_wandb_logger(cfg, run_dir))
+        loggers.append(wandb_logger(cfg, run_dir))
     return loggers
 
 
 def _has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-
-def _wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
-    import wandb
-
-    try:
-        run = wandb.init(
-            project=cfg.logger.project,
-            entity=cfg.logger.entity,
-            group=cfg.logger.group,
-            tags=list(cfg.logger.tags),
-            name=cfg.name,
-            id=cfg.run_id,
-            resume="allow",
-            dir=run_dir,
-            mode=cfg.logger.mode,
-            config=to_plain(cfg),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
-    except wandb.errors.Error as error:
-        raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
-    logger = WandbLogger(experiment=run, save_dir=run_dir)
-    logger.experiment.define_metric(KIMG)
-    logger.experiment.define_metric("*", step_metric=KIMG)
-    return logger
 
 
 def check_devices(cfg: DictConfig, schedule: Schedule) -> None:
@@ -136,11 +111,13 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], log
             accelerator=cfg.trainer.accelerator,
             devices=devices,
             num_nodes=cfg.trainer.num_nodes,
-            strategy="auto" if alone else PhaseDDPStrategy(process_group_backend=_backend()),
+            strategy="auto" if alone else _strategy(cfg),
             max_epochs=-1,
             logger=loggers,
             callbacks=callbacks,
             precision=cfg.precision.lightning,
+            profiler=_profiler(cfg.trainer.get("profiler"), run_dir),
+            detect_anomaly=cfg.trainer.get("detect_anomaly", False),
             plugins=_plugins(),
             default_root_dir=run_dir,
             enable_checkpointing=False,
@@ -154,6 +131,16 @@ def build_trainer(cfg: DictConfig, run_dir: Path, callbacks: list[Callback], log
         raise UserError(
             f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={devices} cannot be had: {error}"
         ) from error
+
+
+def _strategy(cfg: DictConfig) -> PhaseDDPStrategy:
+    return PhaseDDPStrategy(process_group_backend=_backend(), command=command_of_ranks(cfg))
+
+
+def _profiler(name: str | None, run_dir: Path) -> Profiler | None:
+    """Its report is run_dir/profile.txt; the one of PyTorch writes a trace beside it."""
+    kinds = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+    return None if name is None else kinds[name](dirpath=str(run_dir), filename="profile")
 
 
 def _plugins() -> list[Any]:

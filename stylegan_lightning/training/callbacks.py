@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +28,17 @@ from stylegan_lightning.training.distributed import sum_over_ranks, world_size
 from stylegan_lightning.training.measurements import as_gan
 from stylegan_lightning.training.module import GAN
 from stylegan_lightning.training.samples import class_picture, sample_fixed
+
+
+@contextlib.contextmanager
+def reported(problem: str) -> Iterator[None]:
+    """An error becomes a warning: around what a run can go on without."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        warnings.warn(f"{problem}: {error}", stacklevel=4)
 
 
 class TickStats(Callback):
@@ -127,10 +140,11 @@ class HasPictures(Protocol):
 
 
 class ReportLogger(Callback):
-    """Hands the finished report of a tick, and new pictures, to every logger, at x = kimg."""
+    """Hands the finished report of a tick, and what is new of pictures and histograms, to every logger, at x = kimg."""
 
-    def __init__(self, *sources: HasPictures) -> None:
-        self.sources = sources
+    def __init__(self, *sources: HasPictures, histograms: dict[str, np.ndarray] | None = None) -> None:
+        """`histograms`: values of any shape by log name, since the last report."""
+        self.sources, self.histograms = sources, {} if histograms is None else histograms
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if as_gan(pl_module).nimg == 0:
@@ -150,14 +164,18 @@ class ReportLogger(Callback):
                 import wandb
 
                 images = {name: wandb.Image(_squeeze(grid)) for name, grid in pictures.items()}
-                logger.experiment.log({**row, **images})
+                histograms = {name: wandb.Histogram(values) for name, values in self.histograms.items()}  # type: ignore[arg-type]
+                logger.experiment.log({**row, **images, **histograms})
                 continue
             logger.log_metrics(row, step=gan.nimg)
             if isinstance(logger, TensorBoardLogger):
                 for name, grid in pictures.items():
                     logger.experiment.add_image(name, grid, gan.nimg, dataformats="HWC")
+                for name, values in self.histograms.items():
+                    logger.experiment.add_histogram(name, values, gan.nimg)
         for source in self.sources:
             source.pictures.clear()
+        self.histograms.clear()
 
 
 def _squeeze(grid: np.ndarray) -> np.ndarray:

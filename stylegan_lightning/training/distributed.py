@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 
 
@@ -18,9 +22,67 @@ class PhaseDDPStrategy(DDPStrategy):
     all-reduce per phase.
     """
 
+    def __init__(self, *args: Any, command: Sequence[str] | None = None, **kwargs: Any) -> None:
+        """`command` starts the other ranks on this node; None repeats the command line of this process."""
+        super().__init__(*args, **kwargs)
+        self.command = command
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self.command is not None:
+            assert self.cluster_environment is not None
+            self._launcher = CommandLauncher(self.command, self.cluster_environment, self.num_processes, self.num_nodes)
+
     def configure_ddp(self) -> None:
         for tensor in [*self.model.parameters(), *self.model.buffers()]:  # type: ignore[union-attr]
             dist.broadcast(tensor.data, src=0)
+
+
+class CommandLauncher(_SubprocessScriptLauncher):
+    """Starts the other ranks by a given command, and does not end this process when one of them ends: it may have
+    other jobs to do, and sees the loss at the next reduction."""
+
+    def __init__(self, command: Sequence[str], *args: Any) -> None:
+        super().__init__(*args)
+        self.command = list(command)
+
+    def launch(self, function: Callable, *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException:
+            for process in self.procs:
+                process.kill()
+            raise
+        for process in self.procs:
+            _end(process)
+        return result
+
+    def _call_children_scripts(self) -> None:
+        self._check_can_spawn_children()
+        here = self.cluster_environment
+        os.environ |= {
+            "MASTER_ADDR": here.main_address,
+            "MASTER_PORT": str(here.main_port),
+            "NODE_RANK": str(here.node_rank()),
+            "LOCAL_RANK": str(here.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        self.procs = [
+            subprocess.Popen(self.command, env={**os.environ, "LOCAL_RANK": str(rank)})
+            for rank in range(1, self.num_processes)
+        ]
+
+
+def _end(process: subprocess.Popen, patience: float = 60) -> None:
+    """Waits for a rank that has nothing left to do, or ends it."""
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def world_size() -> int:

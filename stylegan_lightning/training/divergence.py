@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from stylegan_lightning.errors import UserError
@@ -45,11 +46,15 @@ class DivergenceGuard(Callback):
         if self.action == "rewind" and last.exists() and pl_module.rewinds < self.max_rewinds:
             rewind(trainer, pl_module, last)
             count = f"rewind {pl_module.rewinds} of {self.max_rewinds}"
-            warnings.warn(f"{where}. Back at {pl_module.nimg / 1000:g} kimg, {count}", stacklevel=2)
+            text = f"{where}. Back at {pl_module.nimg / 1000:g} kimg, {count}"
+            _alert(trainer, "Training diverged and goes on from the last checkpoint", text)
+            warnings.warn(text, stacklevel=2)
             return
         tried = f" after {pl_module.rewinds} rewinds" if pl_module.rewinds else ""
         kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint had been saved"
-        raise UserError(f"{where}{tried}; {kept}. {CURES}. on_divergence=rewind goes back and on by itself")
+        text = f"{where}{tried}; {kept}. {CURES}. on_divergence=rewind goes back and on by itself"
+        _alert(trainer, "Training diverged and has stopped", text)
+        raise UserError(text)
 
     def _symptom(self, gan: GAN) -> str | None:
         for name in ("logits/real", "logits/fake"):
@@ -64,6 +69,13 @@ class DivergenceGuard(Callback):
             if not math.isfinite(_largest_norm(getattr(gan, name).parameters())):
                 return f"a weight of {name} is not finite"
         return None
+
+
+def _alert(trainer: L.Trainer, title: str, text: str) -> None:
+    """A message from the Weights & Biases run, where there is one, to its owner."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.alert(title, text, level="WARN")
 
 
 def _largest_norm(parameters: Iterable[Tensor]) -> float:

@@ -24,6 +24,12 @@ def generate(G: Generator, z: Tensor, c: Tensor, psi: float, device: torch.devic
     return to_uint8(torch.cat(imgs)).cpu()
 
 
+@torch.inference_mode()
+def render(G: Generator, ws: Tensor, device: torch.device | str) -> Tensor:
+    """uint8 [N, C, H, W] of styles [N, num_ws, w_dim], on the CPU."""
+    return to_uint8(torch.cat([G.synthesis(w.to(device), noise_mode="const") for w in ws.split(32)])).cpu()
+
+
 def latents(G: Generator, count: int, seed: int) -> Tensor:
     """z [count, z_dim] that `seed` names, on the CPU."""
     return torch.randn(count, G.z_dim, generator=torch.Generator().manual_seed(seed))

@@ -131,6 +131,8 @@ def test_equal_sets_have_no_sliced_wasserstein_distance() -> None:
     assert values["swd"] == pytest.approx((values["swd/32"] + values["swd/16"]) / 2) and values["swd"] > 0
     fewer = metric.measure(Subject(dataset(images.images[:5]), images)).values
     assert {(v.num_real, v.num_fake) for v in fewer} == {(5, 5)} and fewer[0].value == 0
+    fewer = metric.measure(Subject(images, dataset(images.images[:5]))).values
+    assert {(v.num_real, v.num_fake) for v in fewer} == {(5, 5)} and fewer[0].value == 0
 
 
 def test_sliced_wasserstein_of_a_diverged_generator_is_refused() -> None:
@@ -292,6 +294,12 @@ def test_two_ranks_equal_one(build: Callable[[], Metric], G: Generator, monkeypa
     single = values_of(build(), Subject(G, REALS))
     shared = as_two_ranks(monkeypatch, lambda: values_of(build(), Subject(G, REALS)))
     assert shared == pytest.approx(single, rel=1e-5) and min(single.values()) > 0
+
+
+def test_two_ranks_equal_one_where_the_second_has_no_images(G: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric, subject = SlicedWassersteinMetric(FEW), Subject(G, dataset(smooth(1), c_dim=3))
+    single = values_of(metric, subject)
+    assert as_two_ranks(monkeypatch, lambda: values_of(metric, subject)) == pytest.approx(single, rel=1e-5)
 
 
 @pytest.mark.parametrize("count", [13, 3])

@@ -19,7 +19,6 @@ from stylegan_lightning.metrics.gaussian import (
     frechet_distance,
     trace_root_product,
 )
-from stylegan_lightning.metrics.real_stats import FeatureSums
 
 Gaussian = tuple[Tensor, Tensor]
 
@@ -50,21 +49,9 @@ def test_mean_and_covariance(divisor, correction) -> None:
     assert sums.sum.dtype == sums.outer.dtype == torch.float64 and sums.count == 50
 
 
-def test_two_halves_merged_are_the_whole() -> None:
-    x = rows(41, 5)
-    whole = GaussianSums(5).update(x)
-    merged = GaussianSums(5).update(x[:13]).merge(GaussianSums(5).update(x[13:]))
-    cached = GaussianSums(5).merge(FeatureSums(whole.sum, whole.outer, whole.count))
-    for other in (merged, cached):
-        assert other.count == 41
-        torch.testing.assert_close(other.covariance(), whole.covariance(), rtol=1e-12, atol=1e-12)
-
-
 def test_misuse_of_sums_is_explained() -> None:
     with pytest.raises(UserError, match=r"matrix \[N, 5\].*got \[3, 4\]"):
         GaussianSums(5).update(torch.zeros(3, 4))
-    with pytest.raises(UserError, match="got 5 and 4"):
-        GaussianSums(5).merge(GaussianSums(4))
     with pytest.raises(UserError, match="at least 2 rows of features; got 1"):
         GaussianSums(5).update(torch.zeros(1, 5)).covariance()
 

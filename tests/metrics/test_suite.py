@@ -145,6 +145,22 @@ def test_other_numbers_seeds_and_truncations_have_passes_of_their_own() -> None:
     assert {psi for psi, _ in of.G.options} == {1.0, 0.5}
 
 
+def test_a_preset_may_give_single_metrics_other_numbers() -> None:
+    preset = replace(ALL, counts={"kernel": 30})
+    values = [v for m in every_feature_metric(preset, Pixels(16)) for v in m.measure(subject()).values]
+    assert {v.metric for v in values if v.num_fake == 30} == {"kd_pixels"}
+    assert {v.num_fake for v in values} == {30, 50}
+
+
+def test_generated_reals_are_as_many_as_the_preset_says() -> None:
+    of = Subject(FourG(), FourG())
+    metrics = [Frechet(replace(ALL, num_fake=n), Pixels(name=f"net{n}")) for n in (50, 60)]
+    metrics.append(Frechet(replace(ALL, seed=1), metrics[0].extractor))  # the same network, other reals
+    values = [metric.measure(of).values[0] for metric in metrics]
+    assert [(v.num_real, v.num_fake) for v in values] == [(50, 50), (60, 60), (50, 50)]
+    assert of.reals.made == 160 and len({v.value for v in values}) == 3  # type: ignore[union-attr]
+
+
 def test_metrics_may_be_measured_one_after_the_other() -> None:
     """Without having been announced together; the pass is made again for what it did not give."""
     of, extractor = subject(), Pixels(16)
@@ -465,8 +481,9 @@ def test_bootstrap_intervals_hold_the_value_and_come_from_the_seed() -> None:
     def measure(preset: Preset = ALL, bootstrap: int = 20) -> dict[str, Any]:
         metrics = every_feature_metric(preset, Pixels(4), bootstrap=bootstrap)[:-1]
         metrics.append(Score(preset, TinyInception(), bootstrap=bootstrap))
-        return {v.metric: v for m in metrics for v in m.measure(subject(shift=60)).values}
+        return {v.metric: v for m in metrics for v in m.measure(of).values}
 
+    of = Subject(dataset(fakes(50, shift=60).numpy()), dataset(REALS))  # the same fakes whatever the seed
     first, again, other, plain = measure(), measure(), measure(replace(ALL, seed=1)), measure(bootstrap=0)
     assert first == again and list(first) == list(plain)
     for name, value in first.items():
@@ -530,6 +547,14 @@ def test_new_images_are_not_copies_and_are_shown_above_their_neighbours() -> Non
     assert np.array_equal(measured.pictures["neighbours_pixels"], expected)
     far = Memorised(ALL, Pixels(16)).measure(Subject(dataset(np.zeros_like(REALS)), dataset(REALS)))
     assert [v.value for v in far.values] == [0, 0]
+
+
+def test_the_picture_brings_reals_to_the_size_and_the_colours_of_the_fakes() -> None:
+    grey = np.random.default_rng(0).permutation(256)[:30].astype(np.uint8).reshape(30, 1, 1, 1)
+    copies, reals = dataset(grey.repeat(4, 2).repeat(4, 3)), dataset(grey.repeat(3, 1).repeat(8, 2).repeat(8, 3), "rgb")
+    picture = Memorised(ALL, Pixels(4)).measure(Subject(copies, reals)).pictures["neighbours_pixels"]
+    shown = torch.from_numpy(copies.images[:24]).expand(-1, 3, -1, -1)
+    assert np.array_equal(picture, memorisation_picture(shown, shown))
 
 
 def test_stored_images_are_measured_as_the_generator_that_made_them() -> None:

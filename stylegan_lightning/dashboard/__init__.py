@@ -1,0 +1,1 @@
+"""Compare runs: one page without a server, and a view in Weights & Biases."""

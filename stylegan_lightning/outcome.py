@@ -1,0 +1,83 @@
+"""What became of a run: result.json in its directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`best_value` is that of `metric`, reached at `best_kimg`; `overrides` are the command line's."""
+
+    status: Literal["running", "finished", "interrupted", "failed"]
+    overrides: Sequence[str] = ()
+    metric: str | None = None
+    best_value: float | None = None
+    best_kimg: float | None = None
+    kimg: float = 0.0
+    reason: str | None = None
+
+    def write(self, run_dir: Path) -> None:
+        """Whole or not at all."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / f"{RESULT}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        os.replace(temporary, run_dir / RESULT)
+
+
+def read_outcome(run_dir: Path) -> Outcome | None:
+    """None where there is none, or where the file is damaged."""
+    try:
+        return Outcome(**json.loads((run_dir / RESULT).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def outcome_of(
+    status: Literal["finished", "interrupted"], kimg: float, metric: str | None, best_value: float, best_kimg: float
+) -> Outcome:
+    """Of a run that has come to its end or was stopped; `best_value` is inf where nothing was measured."""
+    if not math.isfinite(best_value):
+        return Outcome(status, task_overrides(), kimg=kimg)
+    return Outcome(status, task_overrides(), metric, best_value, best_kimg, kimg)
+
+
+def task_overrides() -> list[str]:
+    """What the command line, or the sweep, asks of this run."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def reason_of(error: BaseException) -> str:
+    """One text for a person: the message of a UserError, the kind and first line of anything else."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return f"out of memory: {text.splitlines()[0]}"
+    return text if type(error).__name__ == "UserError" else f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+@contextlib.contextmanager
+def failures_recorded(run_dir: Path, always: bool) -> Iterator[None]:
+    """Writes the reason of an error into `run_dir`, if the run had begun there or `always`, and raises it again."""
+    try:
+        yield
+    except BaseException as error:
+        if always or (run_dir / "config.yaml").exists():
+            before = read_outcome(run_dir) or Outcome("failed")
+            stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+            status: Literal["interrupted", "failed"] = "interrupted" if stopped else "failed"
+            rest = {"overrides": task_overrides(), "reason": None if stopped else reason_of(error), "status": status}
+            with contextlib.suppress(OSError):
+                Outcome(**{**asdict(before), **rest}).write(run_dir)
+        raise
