@@ -1,6 +1,6 @@
 """Distances of pictures: time, memory and values of ours against torch-fidelity and torchmetrics.
 
-    python benchmarks/metrics.py [--images 2000] [--features 256] [--device cpu] [--pictures 0]
+    python benchmarks/metrics.py [--images 3000] [--features 2048] [--device cpu] [--pictures 0]
 
 Each gets the same random features in float32, one metric in a process of its own (so that the memory is its peak
 above what the features and libraries take), in an order that alternates. Seconds are of the processor, over all
@@ -278,8 +278,8 @@ def compare_pictures(n: int, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--features", type=int, default=256)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--pictures", type=int, default=0)

@@ -17,6 +17,7 @@ from torch import nn
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
 from stylegan_lightning.data.labels import label_kind
+from stylegan_lightning.data.streamed import Shards, StreamedDataset
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.features import FeatureExtractor, ModuleFeatures, load_extractor
 from stylegan_lightning.metrics.perceptual import PerceptualDistance, load_distance
@@ -88,13 +89,18 @@ def _build(node: Any) -> Any:
 
 
 def build_dataset(cfg: DictConfig, progress: Callable[[int, int], None] | None = None) -> PreparedDataset:
-    """The prepared data of `cfg.data`; the first run on a data set reads all of it once."""
+    """The prepared data of `cfg.data`; the first run on a data set reads all of it once. Shards are not prepared."""
     data = cfg.data
     if data.get("path", "") is None:
         data = OmegaConf.merge(data, {"path": str(default_cache_dir() / "torchvision")})
         cfg = OmegaConf.merge(cfg, {"data": data})  # type: ignore[assignment]
     source = _build(cfg.data.source)
-    dataset = prepare(source, cfg.data.cache_dir, on_error=cfg.data.on_error, mirror=cfg.data.mirror, progress=progress)
+    options: dict[str, Any] = {"cache_dir": cfg.data.cache_dir, "mirror": cfg.data.mirror}
+    if isinstance(source, Shards):
+        more = {key: cfg.data[key] for key in ("max_cache", "window_chunks")}
+        dataset: PreparedDataset = StreamedDataset(source, **options, **more)
+    else:
+        dataset = prepare(source, on_error=cfg.data.on_error, progress=progress, **options)
     if len(dataset.images) < 2:
         raise UserError(f"{dataset.name} has {len(dataset.images)} image; training needs at least 2")
     return dataset if cfg.get("first_images") is None else dataset.first(cfg.first_images)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning.builders import build_discriminator, build_generator, build_schedule, ranks_of
 from stylegan_lightning.config_rules import ABSENT, EVALUATION_RULES, METRIC_RULES, RULES, broken_rules, whole
+from stylegan_lightning.data.streamed import NO_BALANCE, PLACES
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator, Growing, LowPrecision
 from stylegan_lightning.schedule import Schedule
@@ -159,6 +160,10 @@ def run_problems(cfg: DictConfig) -> list[str]:
         problems.append("data=image_folder needs data.path=FOLDER (or a zip file)")
     elif cfg.data.name == "image_folder" and not Path(str(path)).expanduser().exists():
         problems.append(f"data.path must be a folder or a zip file; there is nothing at {path}")
+    if cfg.data.name == "streamed" and path is None:
+        problems.append(f"data=streamed needs data.path={PLACES}")
+    if cfg.data.name == "streamed" and cfg.data.balance is True:
+        problems.append(NO_BALANCE)
     return problems
 
 

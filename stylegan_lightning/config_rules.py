@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stylegan_lightning.data.streamed import size_in_bytes
 from stylegan_lightning.metrics.features import EXTRACTORS
 from stylegan_lightning.metrics.perceptual import DISTANCES
 from stylegan_lightning.metrics.preset import PRESETS
@@ -58,6 +59,13 @@ def _is_resolution(v: Any) -> bool:
         return False
 
 
+def _is_size(v: Any) -> bool:
+    try:
+        return v is None or size_in_bytes(v) is not None
+    except ValueError:
+        return False
+
+
 def _is_betas(v: Any) -> bool:
     return isinstance(v, ListConfig | list) and len(v) == 2 and all(isinstance(b, float) and 0 <= b < 1 for b in v)
 
@@ -105,6 +113,8 @@ RULES: dict[str, Rule] = {
     "data.mirror": _BOOL,
     "data.balance": _BOOL,
     "data.num_workers": whole(0),
+    "data.window_chunks": whole(1),
+    "data.max_cache": (_is_size, "a size such as 500MB, 10GB or 1.5TB, or null for no limit"),
     "model.z_dim": whole(1),
     "model.w_dim": whole(1),
     "model.mapping_layers": whole(0),

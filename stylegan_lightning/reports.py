@@ -161,6 +161,7 @@ def plot_trade_off(records: Sequence[Record], path: Path) -> bool:
                 panel.set(xlabel=precision, ylabel=recall)
         for panel in panels:
             panel.grid(alpha=0.3)
+            panel.locator_params(axis="x", nbins=6)
         if len(checkpoints) > 1:
             panels[0].legend()
 

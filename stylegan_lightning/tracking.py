@@ -55,10 +55,11 @@ class Origin:
 
 
 def origin(cfg: DictConfig, run_dir: Path) -> Origin:
-    """Of a resumed run as it was stored."""
+    """Of a resumed run as it was stored, whatever this command says."""
     if cfg.resume not in (None, AUTO):
         with contextlib.suppress(OSError, ValueError, TypeError):
             return Origin(**json.loads(_origin_file(run_dir).read_text()))
+        return Origin(cfg.name)
     if not HydraConfig.initialized():
         return Origin(cfg.name)
     hydra = HydraConfig.get()
@@ -83,7 +84,7 @@ def run_name(name: str, overrides: Iterable[str], in_sweep: bool) -> str:
     return " ".join([name, textwrap.shorten(" ".join(told.values()), room, placeholder=" …")]).strip()
 
 
-_PLACES = ("run_dir", "run_id", "resume", "name", "logger", "cache_dir", "data.cache_dir", "data.num_workers")
+_PLACES = ("run_dir", "run_id", "resume", "name", "logger", "paths", "cache_dir", "data.cache_dir", "data.num_workers")
 
 
 def short_forms(overrides: Iterable[str]) -> dict[str, str]:
@@ -131,6 +132,7 @@ def wandb_logger(cfg: DictConfig, run_dir: Path) -> WandbLogger:
         )
     except wandb.errors.Error as error:
         raise UserError(f"Weights & Biases: {error}. Run `wandb login`, or use logger.mode=offline") from error
+    _origin_file(run_dir).parent.mkdir(exist_ok=True)
     _origin_file(run_dir).write_text(json.dumps(asdict(own), indent=2) + "\n")
     logger = WandbLogger(experiment=run, save_dir=run_dir)
     run.define_metric(KIMG)
@@ -176,7 +178,7 @@ class WandbRun(Callback):
         self._keep_checkpoints(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, UserError):  # divergence; after anything else there may be little time
             self._keep_checkpoints(trainer)
 
     def _summarise(self, trainer: L.Trainer) -> None:
@@ -184,13 +186,13 @@ class WandbRun(Callback):
             run.summary.update(best_values(_rows(trainer), self.lower))
 
     def _keep_checkpoints(self, trainer: L.Trainer) -> None:
-        import wandb
-
         named = {BEST: ["best"], LAST: ["latest"]}
         files = {path: named[name] for name in self.artifacts if (path := self.run_dir / "checkpoints" / name).exists()}
         if len(files) == 2 and os.path.samefile(*files):
             files = {path: ["best", "latest"] for path in list(files)[:1]}
         for run in _runs(trainer):
+            import wandb
+
             for path, aliases in files.items():
                 with reported(f"{path.name} could not be kept in the run"), _staged_in(self.run_dir / "wandb"):
                     metadata = _measured_there(path, _rows(trainer))

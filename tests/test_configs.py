@@ -15,6 +15,8 @@ from PIL import Image
 
 from stylegan_lightning import builders
 from stylegan_lightning.config_checks import run_problems
+from stylegan_lightning.data.faces import Faces
+from stylegan_lightning.data.streamed import write_shards
 from tests.conftest import ROOT, read_rows
 
 CONF = ROOT / "conf"
@@ -102,6 +104,9 @@ def arguments_for(group: str, name: str, tiny: tuple[str, ...], tmp_path) -> lis
     if group == "data" and name == "image_folder":
         for i in range(4):
             Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    if group == "data" and name == "streamed":
+        shards = write_shards(Faces(8, 64), tmp_path / "shards", chunk_mb=0.004)
+        return [*(a for a in tiny if not a.startswith("data.size")), f"data={name}", f"data.path={shards}"]
     if group == "data" and name != "faces":
         files = [f"data.path={tmp_path}", *(["data.labels=true"] if name in SETS else [])]
         return [*(a for a in tiny if not a.startswith("data.size")), f"data={name}", *files]

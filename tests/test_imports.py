@@ -21,7 +21,7 @@ FLOORS = {
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {
     0: BASE,
-    1: BASE | {"lightning", "torchvision"},
+    1: BASE | {"lightning", "torchvision", "litdata"},
     2: BASE
     | {
         "torchmetrics",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from stylegan_lightning import tracking
 from stylegan_lightning.training.checkpoint import BEST, LAST, Checkpoints, read_checkpoint
@@ -74,8 +75,17 @@ def test_long_names_are_cut_between_overrides():
     assert tracking.run_name("n" * 120, ["seed=1"], True) == "n" * 120 + " seed=1"
 
 
+@pytest.mark.parametrize("stored", [None, "{", '{"title": 1}'])
+def test_a_resumed_run_that_has_nothing_stored_keeps_its_name(tmp_path, stored):
+    if stored:
+        (tmp_path / "wandb").mkdir()
+        (tmp_path / "wandb/origin.json").write_text(stored)
+    cfg = OmegaConf.create({"name": "n", "resume": "checkpoints/last.ckpt"})
+    assert tracking.origin(cfg, tmp_path) == tracking.Origin("n")
+
+
 def test_jobs_of_a_sweep_are_runs_of_one_group(run, tiny, tmp_path):
-    """In one process, one after another; the second was never resumed, the first goes on by another command."""
+    """In one process, one after another; then the first goes on by another command."""
     sweep = tmp_path / "night"
     done = run("train.py", "-m", *tiny, "model.r1_gamma=1,2", f"hydra.sweep.dir={sweep}", "logger.tags=[mine]")
     assert done.code == 0, done.err

@@ -106,6 +106,9 @@ class PreparedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         imgs, labels = self.batch([index])
         return imgs[0], labels[0]
 
+    def fetch(self, items: Sequence[int], soon: Sequence[int]) -> None:
+        """Told by training which items it will read next, and which a while later: for sets that are not all here."""
+
     def batch(self, indices: Sequence[int], resolution: int | None = None) -> tuple[Tensor, Tensor]:
         """img uint8 [B, C, H, W] and c float32 [B, c_dim] of the given items, at their own or a lower resolution."""
         index = np.asarray(indices)
@@ -125,7 +128,7 @@ def _reopen(stored: Path | np.ndarray) -> np.ndarray:
 
 def npy_file(images: np.ndarray) -> Path | None:
     """The .npy file that `images` maps read-only and as a whole; None for any other array."""
-    mapped = images if isinstance(images, np.memmap) else images.base
+    mapped = images if isinstance(images, np.memmap) else getattr(images, "base", None)
     if not isinstance(mapped, np.memmap) or mapped.mode != "r" or not mapped.filename:
         return None
     path = Path(mapped.filename)

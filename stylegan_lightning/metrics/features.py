@@ -404,6 +404,7 @@ def state_hash(module: nn.Module) -> str:
 
 EXTRACTORS: dict[str, Callable[[str | Path | None, str], FeatureExtractor]] = {
     "efflite0": lambda weights_path, resize: EfficientNetLite0(),
+    "efflite0_head": lambda weights_path, resize: EfficientNetLite0(EfficientNetLite0.HEAD),
     "inception": InceptionFID,
     "vgg16": lambda weights_path, resize: VGG16Features(weights_path),
 }

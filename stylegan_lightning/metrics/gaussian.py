@@ -10,6 +10,7 @@ sets of the same size the ratio of the covariance terms is 1 - 1/n.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class GaussianSums:
             )
         rows = features.to(self.sum)
         self.sum += rows.sum(0)
-        self.outer += rows.T @ rows
+        self.outer.addmm_(rows.T, rows)
         self.count += len(rows)
         return self
 
@@ -69,35 +70,53 @@ def frechet_distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor) -> fl
     """d^2 of the Gaussians (mu [d], cov [d, d]); nan where a number is not finite. float64 on the inputs' device."""
     if not all(bool(t.isfinite().all()) for t in (mu1, cov1, mu2, cov2)):
         return math.nan
-    return _distance(mu1, cov1, mu2, cov2, _factor(cov1))
+    return _distance(mu1, cov1, mu2, cov2, _Roots(cov1))
 
 
 def trace_root_product(cov1: Tensor, cov2: Tensor) -> float:
     """tr (S1 S2)^(1/2) of two covariances [d, d].
 
-    It equals the trace of (S1^(1/2) S2 S1^(1/2))^(1/2), which is the sum of the singular values of
-    S1^(1/2) S2^(1/2). Both roots come from the symmetric eigen-solver. Singular values are taken instead of roots
-    of eigenvalues of the product because those lose half of the digits: in each direction that has no variance
-    (there are some whenever n <= d), rounding of 1e-16 would become a root of 1e-8.
+    It equals the trace of (S1^(1/2) S2 S1^(1/2))^(1/2), which is the sum of the singular values of B1^T B2 for any
+    factors S = B B^T. Where both are well conditioned, B is Cholesky's and the singular values are roots of symmetric
+    eigenvalues. That would lose half of the digits in each direction that has no variance (there are some whenever
+    n <= d): rounding of 1e-16 would become a root of 1e-8. Then B comes from the symmetric eigen-solver, without these
+    directions, and the singular values are computed as such.
     """
-    return _trace(_factor(cov1), _factor(cov2))
+    return _trace(_Roots(cov1), _Roots(cov2))
 
 
-def _trace(factor1: Tensor, factor2: Tensor) -> float:
-    return float(torch.linalg.svdvals(factor1.T @ factor2).sum())
+class _Roots:
+    """Factors of a covariance, computed when asked for."""
+
+    def __init__(self, cov: Tensor) -> None:
+        self.cov = cov.double()
+
+    @functools.cached_property
+    def cholesky(self) -> Tensor | None:
+        factor, failed = torch.linalg.cholesky_ex(self.cov)
+        return None if failed else factor
+
+    @functools.cached_property
+    def spectral(self) -> Tensor:
+        """[d, r] from the r eigenvalues above rounding (d eps of the largest); negative ones go."""
+        values, vectors = torch.linalg.eigh(self.cov)
+        kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp(min=0)
+        return vectors[:, kept] * values[kept].sqrt()
 
 
-def _distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor, factor1: Tensor) -> float:
+def _trace(a: _Roots, b: _Roots) -> float:
+    if a.cholesky is not None and b.cholesky is not None:
+        product = a.cholesky.T @ b.cholesky
+        values = torch.linalg.eigvalsh(product.T @ product)
+        if values[0] > 1e-10 * values[-1]:  # then rounding leaves at least ten digits of the sum
+            return float(values.sqrt().sum())
+    return float(torch.linalg.svdvals(a.spectral.T @ b.spectral).sum())
+
+
+def _distance(mu1: Tensor, cov1: Tensor, mu2: Tensor, cov2: Tensor, roots1: _Roots) -> float:
     means = (mu1.double() - mu2.double()).square().sum()
-    value = float(means + cov1.double().trace() + cov2.double().trace()) - 2 * _trace(factor1, _factor(cov2))
+    value = float(means + cov1.double().trace() + cov2.double().trace()) - 2 * _trace(roots1, _Roots(cov2))
     return max(value, 0.0)
-
-
-def _factor(cov: Tensor) -> Tensor:
-    """B [d, r] with B B^T = cov, from the r eigenvalues above rounding (d eps of the largest); negative ones go."""
-    values, vectors = torch.linalg.eigh(cov.double())
-    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1].clamp(min=0)
-    return vectors[:, kept] * values[kept].sqrt()
 
 
 # ------------------------------------------------------------------------------------- honest small samples
@@ -149,13 +168,13 @@ def fid_infinity(
             f"FID-infinity needs at least 3 different subset sizes of at least 2 fakes; got {points} sizes from {low} "
             f"to {n}. Generate more images or ask for fewer points."
         )
-    rng, factor = np.random.default_rng(seed), _factor(real_cov)
+    rng, roots = np.random.default_rng(seed), _Roots(real_cov)
     sizes = [round(size) for size in np.linspace(low, n, points)]
     values = []
     for size in sizes:
         rows = torch.from_numpy(rng.permutation(n)[:size]).to(fakes.device)
         sums = GaussianSums(fakes.shape[1], real_mu.device).update(fakes[rows])
-        values.append(_distance(real_mu, real_cov, sums.mean(), sums.covariance(divisor), factor))
+        values.append(_distance(real_mu, real_cov, sums.mean(), sums.covariance(divisor), roots))
     return _line(sizes, values)
 
 
