@@ -59,6 +59,8 @@ def ranks_of(cfg: DictConfig) -> int:
 
 for _name, _function in RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _function, replace=True)  # type: ignore[arg-type]
+
+
 def group_options(group: str) -> str:
     """The choices of a configuration group, for help."""
     return ", ".join(GlobalHydra.instance().config_loader().get_group_options(group))

@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "data.path",
     "data.num_workers",
     "data.cache_dir",
+    "data.max_cache",
 )
 
 

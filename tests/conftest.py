@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers: threads of their own would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
@@ -60,6 +63,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("parity: largest difference relative to the largest magnitude")
         for what, difference, tolerance in _PARITY:
             terminalreporter.write_line(f"{what:60s} {difference:9.2e}  (allowed {tolerance:.0e})")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["parity"] = _PARITY
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Of pytest-xdist: what a worker has collected."""
+    _PARITY.extend(map(tuple, getattr(node, "workeroutput", {}).get("parity", [])))  # type: ignore[arg-type]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from stylegan_lightning.data.base import ImageError, ImageSource, PreparedDataset, npy_file
-from stylegan_lightning.data.cache import default_cache_dir, explain, locked
+from stylegan_lightning.data.cache import default_cache_dir, explain
 from stylegan_lightning.data.decode import CROPS, FILTERS, check_choice
 from stylegan_lightning.data.image_folder import LABELS, ImageFolder
 from stylegan_lightning.data.labels import check_labels
@@ -276,16 +277,19 @@ class ShardFiles:
     def _keep(self, name: str, size: int | None = None) -> Path:
         """A copy of the file in the cache, whole or not at all. The caller holds the lock."""
         path, part = self.folder / name, self.folder / f"{name}.part"
-        with explain(self.folder):
-            with open(part, "wb") as file:
-                self._copy(name, file)
-            if size not in (None, part.stat().st_size):
-                raise UserError(f"{self.root}/{name} is damaged: it should have {size} bytes. Copy it again.")
-            os.replace(part, path)
+        with open(part, "wb") as file:
+            self._copy(name, file)
+        if size not in (None, part.stat().st_size):
+            raise UserError(f"{self.root}/{name} is damaged: it should have {size} bytes. Copy it again.")
+        os.replace(part, path)
         return path
 
-    def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return locked(self.folder.parent, self.folder.name)
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One thread of all processes at a time changes what is in the cache."""
+        with explain(self.folder), open(self.folder / ".lock", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def labels(self) -> np.ndarray:
         """float32 [N, c], mapped into memory."""
