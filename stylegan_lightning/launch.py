@@ -28,7 +28,7 @@ from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.resume import AUTO
 from stylegan_lightning.training.callbacks import GracefulStop
-from stylegan_lightning.training.checkpoint import LAST, Checkpoints, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import LAST, Checkpoints, check_trainable, find_checkpoint, read_checkpoint
 from stylegan_lightning.training.csv_logger import MetricsCSV
 from stylegan_lightning.training.module import GAN
 from stylegan_lightning.training.transfer import transfer_weights
@@ -183,6 +183,7 @@ def load_initial_weights(module: GAN, path: str) -> None:
     """What fits of a checkpoint of the same family, and says what that is. Raises UserError as `transfer_weights`."""
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
+    check_trainable(checkpoint, file)
     cfg = checkpoint_config(checkpoint, file)
     with torch.device("meta"):
         G, D = build_generator(cfg), build_discriminator(cfg)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning.builders import change, checkpoint_config, to_plain
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.training.checkpoint import LAST, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import LAST, check_trainable, find_checkpoint, read_checkpoint
 
 AUTO = "auto"
 """As `resume`: the run in run_dir where there is one, else a new one, always by the same command."""
@@ -43,6 +43,7 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     already reached its end.
     """
     checkpoint = read_checkpoint(path)
+    check_trainable(checkpoint, path)
     saved = checkpoint_config(checkpoint, path)
     refused = differences(saved, cfg) if same_command else []
     for text in HydraConfig.get().overrides.task:

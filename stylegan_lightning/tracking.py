@@ -22,6 +22,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
@@ -64,12 +65,22 @@ def origin(cfg: DictConfig, run_dir: Path) -> Origin:
         return Origin(cfg.name)
     hydra = HydraConfig.get()
     sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
-    asked = sorted(hydra.overrides.task, key=set(sys.argv).__contains__)  # first what a sweep chose for this job
+    fixed = {argument.split("=")[0] for argument in sys.argv if not _is_swept(argument)}
+    # first what a sweep chose for this job
+    asked = sorted(hydra.overrides.task, key=lambda text: text.split("=")[0] in fixed)
     return Origin(run_name(cfg.name, asked, sweep is not None), list(short_forms(asked).values()), sweep)
 
 
 def _origin_file(run_dir: Path) -> Path:
     return run_dir / "wandb" / "origin.json"
+
+
+def _is_swept(argument: str) -> bool:
+    """Whether an argument of the command line gives a key several values."""
+    try:
+        return OverridesParser.create().parse_override(argument).is_sweep_override()
+    except HydraException:  # a flag, or the script
+        return False
 
 
 def run_name(name: str, overrides: Iterable[str], in_sweep: bool) -> str:

@@ -128,6 +128,7 @@ TINY = (
     "schedule.tick_kimg=0.032",
     "callbacks.samples.rows=2",
     "callbacks.samples.columns=4",
+    "callbacks.showcase.enabled=false",
     "metrics=none",
 )
 """A complete run of 8 batches in about a second."""

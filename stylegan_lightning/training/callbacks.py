@@ -112,14 +112,14 @@ class SampleGrid(Callback):
             self._draw(trainer, gan)
 
     def _draw(self, trainer: L.Trainer, gan: GAN) -> None:
-        if trainer.is_global_zero:
-            G, data, moment = gan.G_ema, self.dataset, f"_{gan.nimg / 1000:09.3f}_kimg"
-            options = (self.seed, self.truncation_psi, gan.device)
-            imgs = sample_fixed(G, data, self.rows * self.columns, *options)
-            self._show(trainer, "fakes", moment, self._grid(imgs))
-            classes = class_picture(G, data, self.columns, *options, self._cell())
-            if classes is not None:
-                self._show(trainer, "classes", moment, classes)
+        """All ranks make their share of the images; the first one shows them."""
+        G, data, moment = gan.G_ema, self.dataset, f"_{gan.nimg / 1000:09.3f}_kimg"
+        options = (self.seed, self.truncation_psi, gan.device)
+        imgs = sample_fixed(G, data, self.rows * self.columns, *options, together=True)
+        self._show(trainer, "fakes", moment, self._grid(imgs))
+        classes = class_picture(G, data, self.columns, *options, self._cell(), together=True)
+        if classes is not None:
+            self._show(trainer, "classes", moment, classes)
 
     def _cell(self) -> int:
         """Images of a network that is still growing are shown at their final size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import safetensors
+import safetensors.torch
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -19,6 +22,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.training.module import GAN
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+EXPORTED, EXPORT_FORMAT = ".safetensors", "stylegan_lightning generator 1"
 
 
 def write_atomically(path: Path, checkpoint: dict[str, Any]) -> None:
@@ -41,18 +45,69 @@ def write_atomically(path: Path, checkpoint: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def export_generator(source: Path, target: Path) -> None:
+    """`G_ema` of a checkpoint alone, with its configuration, as safetensors: for use, not for training on.
+
+    Whole or not at all. Raises UserError for a target of another kind, and as `read_checkpoint` does.
+    """
+    if target.suffix != EXPORTED:
+        raise UserError(f"an exported generator is a {EXPORTED} file; got {target}")
+    checkpoint = read_checkpoint(source)
+    weights = {name: tensor.contiguous() for name, tensor in under(checkpoint["state_dict"], "G_ema.").items()}
+    metadata = {
+        "format": EXPORT_FORMAT,
+        "config": json.dumps(checkpoint["config"]),
+        "nimg": str(checkpoint["progress"]["nimg"]),
+    }
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_file(weights, temporary, metadata)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    """As a checkpoint that has `G_ema` alone."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {f"G_ema.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is damaged or is not a safetensors file: {error}") from error
+    if metadata.get("format") != EXPORT_FORMAT:
+        raise UserError(f"{path} was not written by stylegan_lightning.export")
+    config = json.loads(
+        metadata["config"], object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}
+    )
+    return {"state_dict": state, "config": config, "progress": {"nimg": int(metadata["nimg"])}}
+
+
+def check_trainable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for what is a generator alone."""
+    if not any(name.startswith("D.") for name in checkpoint["state_dict"]):
+        raise UserError(
+            f"{path} is an exported generator, without the discriminator that training needs: give the checkpoint"
+        )
+
+
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of this project, loaded without executing anything in it (weights_only).
+    """A checkpoint or exported generator of this project, loaded without executing anything in it (weights_only).
 
     Raises UserError for a missing, damaged or foreign file.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint at {path}: give a .ckpt file or a run directory that holds one")
+    if path.suffix == EXPORTED:
+        return _read_exported(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch.load raises many types for damaged files

@@ -383,7 +383,7 @@ def test_the_hash_of_a_module_is_that_of_its_state() -> None:
 
 @pytest.mark.parametrize("name", ["", "two words", "efflite0", "inception", "vgg16"])
 def test_bad_names_of_modules(name: str) -> None:
-    with pytest.raises(UserError, match=r"other than efflite0, inception, vgg16; got"):
+    with pytest.raises(UserError, match=r"other than efflite0, efflite0_head, inception, vgg16; got"):
         ModuleFeatures(nn.Identity(), name)
 
 
@@ -414,5 +414,5 @@ def test_modules_with_other_outputs_are_refused(output, num_features: int | None
 
 
 def test_names() -> None:
-    with pytest.raises(UserError, match=r"efflite0, inception, vgg16\. Did you mean 'inception'"):
+    with pytest.raises(UserError, match=r"efflite0, efflite0_head, inception, vgg16\. Did you mean 'inception'"):
         load_extractor("incepton")

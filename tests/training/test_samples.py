@@ -11,6 +11,7 @@ import torch
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.imaging import name_rows
 from stylegan_lightning.networks import Generator, MappingNetwork, StyleGAN2Synthesis
+from stylegan_lightning.training import samples
 from stylegan_lightning.training.samples import MOST_ROWS, class_picture, generate, latents
 
 CELL = 64
@@ -64,3 +65,16 @@ def test_names_of_any_kind_are_written():
     widths = [name_rows(grid, [name, "b", "c"]).shape[1] for name in ("a", "a" * 24, "a" * 300, "\n\t", "名 \x00")]
     assert widths[0] < widths[1] == widths[2]
     np.testing.assert_array_equal(name_rows(grid, "abc")[:, -CELL:], grid)
+
+
+@pytest.mark.parametrize("count", [5, 1])
+def test_ranks_share_the_images(monkeypatch, count):
+    G = generator(0)
+    z, c = latents(G, count, 3), torch.zeros(count, 0)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(samples, "own_rows", lambda n, rank=rank: torch.arange(rank, n, 2))
+        monkeypatch.setattr(samples, "join_ranks", lambda values: values)
+        parts.append(generate(G, z, c, 1.0, "cpu", together=True).int())
+    assert not bool(((parts[0] > 0) & (parts[1] > 0)).any())
+    torch.testing.assert_close(parts[0] + parts[1], generate(G, z, c, 1.0, "cpu").int(), atol=1, rtol=0)

@@ -159,6 +159,7 @@ def test_styles_are_those_before_truncation():
     np.testing.assert_allclose(w, expected.detach().numpy().ravel(), rtol=1e-5, atol=1e-6)
 
 
+SHOWN = "callbacks.showcase.enabled=true"  # which the tests' tiny runs turn off
 NAMES = ["interpolation", "mixing", "reals_and_fakes", "truncation"]
 
 
@@ -171,14 +172,14 @@ def pictures(run_dir, *names):
     [("every_ticks=null", ["064"]), ("every_ticks=1", ["032", "064"]), ("enabled=false", [])],
 )
 def test_it_is_drawn_as_often_as_it_says(run, tiny, tmp_path, option, moments):
-    done = run("train.py", *tiny, "logger=csv", f"callbacks.showcase.{option}", f"run_dir={tmp_path}/r")
+    done = run("train.py", *tiny, "logger=csv", SHOWN, f"callbacks.showcase.{option}", f"run_dir={tmp_path}/r")
     assert done.code == 0, done.err
     assert pictures(tmp_path / "r") == [f"{name}_00000.{k}_kimg.png" for name in NAMES for k in moments]
 
 
 def test_tensorboard_gets_pictures_and_histograms(run, tiny, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    assert run("train.py", *tiny, "logger=tensorboard", f"run_dir={tmp_path}/r").code == 0
+    assert run("train.py", *tiny, "logger=tensorboard", SHOWN, f"run_dir={tmp_path}/r").code == 0
     events = accumulator.EventAccumulator(str(tmp_path / "r/tensorboard")).Reload()
     assert {f"samples/{name}" for name in NAMES} <= set(events.Tags()["images"])
     assert set(events.Tags()["histograms"]) == {"histograms/logits_real", "histograms/logits_fake", "histograms/w"}
@@ -187,7 +188,7 @@ def test_tensorboard_gets_pictures_and_histograms(run, tiny, tmp_path):
 
 def test_a_model_without_layers_in_its_mapping_has_all_but_mixing(run, tiny, tmp_path):
     plain = [a for a in tiny if not a.startswith("model.")]
-    done = run("train.py", *plain, "model=mlp", "logger=csv", f"run_dir={tmp_path}/r")
+    done = run("train.py", *plain, "model=mlp", "logger=csv", SHOWN, f"run_dir={tmp_path}/r")
     assert done.code == 0, done.err
     assert [p.split("_000")[0] for p in pictures(tmp_path / "r")] == [n for n in NAMES if n != "mixing"]
 
@@ -199,7 +200,7 @@ def test_what_fails_is_reported_and_the_rest_goes_on(run, tiny, tmp_path, monkey
     for name in ("mixing", "logits"):
         monkeypatch.setattr(Gallery, name, fail)
     with pytest.warns(UserWarning, match="mixing could not be drawn: no more paint"):
-        done = run("train.py", *tiny, "logger=csv", f"run_dir={tmp_path}/r")
+        done = run("train.py", *tiny, "logger=csv", SHOWN, f"run_dir={tmp_path}/r")
     assert done.code == 0, done.err
     assert len(pictures(tmp_path / "r")) == 3 and (tmp_path / "r/checkpoints/best.ckpt").exists()
     assert np.asarray(Image.open(tmp_path / "r/samples/truncation_00000.064_kimg.png")).std() > 0
