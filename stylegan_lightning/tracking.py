@@ -231,13 +231,13 @@ def _measured_there(checkpoint: Path, rows: Iterable[Mapping[str, Any]]) -> dict
 
 def best_values(rows: Sequence[Mapping[str, Any]], lower: Mapping[str, bool]) -> dict[str, float]:
     """best/NAME and best/NAME_kimg of each metric/NAME in `rows` whose direction `lower` knows, by NAME or, of values
-    for each class, by what stands before /class/."""
+    for each class, by what stands before /class/. The untrained network does not count."""
     best: dict[str, float] = {}
     for column in dict.fromkeys(key for row in rows for key in row if key.startswith("metric/")):
         name = column.removeprefix("metric/")
         is_lower = lower.get(name.split("/class/")[0])
         found = [(float(row[column]), float(row[KIMG])) for row in rows if row.get(column) not in (None, "")]
-        found = [(value, kimg) for value, kimg in found if math.isfinite(value)]
+        found = [(value, kimg) for value, kimg in found if math.isfinite(value) and kimg > 0]
         if found and is_lower is not None:
             value, kimg = (min if is_lower else max)(found, key=lambda pair: pair[0])
             best |= {f"best/{name}": value, f"best/{name}_kimg": kimg}

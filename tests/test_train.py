@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_behind(run, tiny, tmp_path):
     values = [float(x["metric/fd_efflite0"]) for x in rows]
     assert best["progress"]["nimg"] in (32, 64) and last["config"]["model"]["c_dim"] == 0
     saved = next(v for k, v in last["callbacks"].items() if "Checkpoints" in k)
-    assert saved["best_value"] == pytest.approx(min(values))
+    assert saved["best_value"] == pytest.approx(min(values[1:]))  # of trained networks
     assert f"resume={r}" in done.out and "evaluate.py ckpt=" in done.out and "wandb sync" in done.out
     assert not list(r.rglob("*.tmp"))
 

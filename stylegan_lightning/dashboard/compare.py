@@ -65,9 +65,9 @@ def choose_metric(runs: Sequence[Run], wanted: str | None = None) -> str | None:
 
 
 def best(run: Run, metric: str | None) -> Best | None:
-    """Of the curve; of result.json where there is no curve."""
-    curve = run.curves.get(metric or "")
-    if curve:
+    """Of the curve, without the untrained network; of result.json where there is no curve."""
+    curve = run.curves.get(metric or "", [])
+    if curve := [point for point in curve if point[0] > 0] or curve:
         kimg, value = (min if lower_is_better(metric or "") else max)(curve, key=lambda point: point[1])
         return Best(value, kimg)
     if metric and run.result.metric == metric and run.result.best_value is not None:

@@ -145,7 +145,8 @@ class WholeFileCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Callback):
-    """`last.ckpt` every `every_ticks` ticks and at the end; `best.ckpt` whenever `monitor` (lower is better) falls.
+    """`last.ckpt` every `every_ticks` ticks and at the end; `best.ckpt` whenever `monitor` (lower is better) falls;
+    the untrained network does not count.
 
     With `keep_every_ticks` also checkpoints that stay, named by their kimg. `measured_as` says how the monitored value
     is measured now: after a change of that the best starts anew.
@@ -174,8 +175,6 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GAN)
         self._saved_at = pl_module.nimg  # what is on disk, or not worth saving
-        if pl_module.nimg == 0:
-            self._note_best(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, GAN)
