@@ -72,7 +72,7 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
         if resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))
             sys.argv.append("run_dir='" + place.replace("'", "\\'") + "'")
-        _check_same_place_on_all_ranks(place)
+        _check_same_place_on_all_ranks(place, "run_dir" if config_name == "train" else "out_dir")
         if place:
             _check_writable(Path(str(place)).expanduser())
     try:
@@ -110,11 +110,11 @@ def _given(overrides: Sequence[str], key: str) -> Any:
     return values[-1] if values else None
 
 
-def _check_same_place_on_all_ranks(run_dir: Any) -> None:
+def _check_same_place_on_all_ranks(place: Any, key: str) -> None:
     processes = max(int(os.environ.get(name, "1")) for name in ("SLURM_NTASKS", "WORLD_SIZE"))
-    if processes > 1 and not run_dir:
+    if processes > 1 and not place:
         raise UserError(
-            f"run_dir=FOLDER is needed: the {processes} processes of this run, started by torchrun or srun, must "
+            f"{key}=FOLDER is needed: the {processes} processes of this run, started by torchrun or srun, must "
             "agree on it"
         )
 

@@ -110,7 +110,8 @@ def trials_left(storage: str | None, study_name: str | None, total: int) -> int:
     if study is None:
         return total
     waiting = [t.system_attrs.get("fixed_params", {}) for t in study.trials if t.state.name == "WAITING"]
-    done = [t.params for t in study.trials if t.state.name in ("COMPLETE", "FAIL") and t.params not in waiting]
+    ended = [t.params for t in study.trials if t.state.name in ("COMPLETE", "PRUNED", "FAIL")]
+    done = [params for params in ended if params not in waiting]
     return max(total - len({str(sorted(p.items())) for p in done}), 0)
 
 

@@ -226,3 +226,7 @@ def test_single_runs_leave_their_outcome_too(run, small, tmp_path):
     (tmp_path / "r/result.json").write_text("{")
     assert read_outcome(tmp_path / "r") is None
     assert os.listdir(tmp_path / "r") and not list((tmp_path / "r").glob("*.tmp"))
+
+
+def test_completion_is_installed_by_the_script_itself(command):
+    assert "hydra_bash_completion()" in command("train.py", "-sc", "install=bash").stdout
