@@ -117,23 +117,21 @@ def training_data(candidate: Candidate, data_path: str | None) -> PreparedDatase
 
 
 def reals_for(
-    candidate: Candidate, cfg: DictConfig
+    candidate: Candidate, other: Candidate | None, cfg: DictConfig
 ) -> tuple[nn.Module | PreparedDataset | None, PreparedDataset | None]:
     """What a candidate is compared with, and the data set whose labels it is asked for.
 
-    The reals are `reals=`, else the checkpoint's training data; None where there are neither.
+    The reals are `other`, which `reals=` named, else the checkpoint's training data; None where there are neither.
     """
     own = training_data(candidate, cfg.data_path) if candidate.cfg is not None else None
-    if cfg.reals is None:
+    if other is None:
         return own, own
-    path = candidate_paths(cfg.reals)[0]
-    other = load_candidate(path, cfg)
     if other.G is not None and other.G.c_dim and own is None:
         own = training_data(other, cfg.data_path)
     if other.G is not None and candidate.G is not None and other.G.c_dim != candidate.G.c_dim:
         raise UserError(
-            f"reals={path} takes {other.G.c_dim} label columns and {candidate.path} takes {candidate.G.c_dim}: two "
-            "generators that are compared must take the same labels"
+            f"reals={other.path} takes {other.G.c_dim} label columns and {candidate.path} takes {candidate.G.c_dim}: "
+            "two generators that are compared must take the same labels"
         )
     return other.fakes, own
 

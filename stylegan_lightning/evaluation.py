@@ -40,9 +40,10 @@ def evaluate_all(cfg: DictConfig, out_dir: Path) -> tuple[list[reports.Record], 
     suite = builders.build_suite(cfg, float(cfg.truncation_psi))
     _check_presets(earlier, suite)
     candidates = [load_candidate(path, cfg) for path in paths]
+    other = load_candidate(candidate_paths(cfg.reals)[0], cfg) if cfg.reals is not None else None
     device, subject, new = device_of(cfg), None, []
     for number, candidate in enumerate(candidates):
-        reals, labels = reals_for(candidate, cfg)
+        reals, labels = reals_for(candidate, other, cfg)
         if candidate.G is not None:
             candidate.G.to(device)
         if isinstance(reals, nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from stylegan_lightning.files import replacing
 
 
 def to_uint8(img: Tensor) -> Tensor:
@@ -65,11 +66,6 @@ def to_pil(array: np.ndarray) -> Image.Image:
 
 
 def save_png(path: Path, array: np.ndarray) -> None:
-    """Writes to a temporary name and renames, so that the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    """The file is whole or absent."""
+    with replacing(path) as temporary:
         to_pil(array).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

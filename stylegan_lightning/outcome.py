@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+
+from stylegan_lightning.files import replacing
 
 RESULT = "result.json"
 
@@ -31,10 +32,8 @@ class Outcome:
 
     def write(self, run_dir: Path) -> None:
         """Whole or not at all."""
-        run_dir.mkdir(parents=True, exist_ok=True)
-        temporary = run_dir / f"{RESULT}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        os.replace(temporary, run_dir / RESULT)
+        with replacing(run_dir / RESULT) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_outcome(run_dir: Path) -> Outcome | None:

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import replacing
 from stylegan_lightning.metrics.value import MetricValue, check_comparable
 
 Record = dict[str, Any]
@@ -177,13 +177,8 @@ def save_plot(path: Path, draw: Callable[[Any], None], panels: int = 1) -> None:
     columns = min(panels, 3)
     axes = [figure.add_subplot(-(-panels // columns), columns, i + 1) for i in range(panels)]
     draw(axes[0] if panels == 1 else axes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class SweepReport(Callback):
@@ -212,7 +207,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text)

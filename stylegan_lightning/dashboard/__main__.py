@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from stylegan_lightning.dashboard import compare, workspace
 from stylegan_lightning.dashboard.page import page
 from stylegan_lightning.dashboard.runs import read_runs
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import replacing
 
 _EXAMPLES = """\
 examples
@@ -71,16 +70,11 @@ def compare_runs(given: argparse.Namespace) -> None:
 
 def save_text(path: Path, text: str) -> None:
     """Whole or not at all. Raises UserError where it cannot be written."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Give another place with --out") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

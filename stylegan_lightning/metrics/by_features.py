@@ -97,12 +97,12 @@ class FeatureMetric(Metric):
         return Measured(values)
 
     def interval(self, statistic: Callable[[Tensor], float], fakes: Features) -> dict[str, Any]:
-        """The value of `statistic` of the fakes' rows [M, d], with its interval where one is wanted."""
-        assert fakes.rows is not None
+        """Of `statistic` of the fakes' rows [M, d]: low, high and level; nothing where no interval is wanted."""
         if not self.bootstrap:
-            return {"value": statistic(fakes.rows)}
+            return {}
+        assert fakes.rows is not None
         found = bootstrap_interval(statistic, fakes.rows, resamples=self.bootstrap, seed=self.preset.seed)
-        return {"value": found.value, "low": found.low, "high": found.high, "level": found.level}
+        return {"low": found.low, "high": found.high, "level": found.level}
 
 
 def _none(extractor: FeatureExtractor, count: int = 0) -> Features:
@@ -170,10 +170,9 @@ class Frechet(FeatureMetric):
 
     def numbers(self, reals: Features, fakes: Features, subject: Subject) -> Numbers:
         name = self.names[0]
-        numbers: Numbers = {name: {"value": self.distance(reals.sums, fakes.sums)}}
-        if self.keep_rows:
-            numbers[name] = self.interval(lambda rows: self.distance(reals.sums, _sums(rows, reals)), fakes)
-        numbers[name]["note"] = few_samples(fakes.count, self.extractor.num_features)
+        value, note = self.distance(reals.sums, fakes.sums), few_samples(fakes.count, self.extractor.num_features)
+        interval = self.interval(lambda rows: self.distance(reals.sums, _sums(rows, reals)), fakes)
+        numbers: Numbers = {name: {"value": value, "note": note, **interval}}
         if self.infinity:
             numbers[self.names[1]] = self._extrapolated(reals, fakes)
         return numbers
@@ -254,9 +253,9 @@ class Kernel(FeatureMetric):
         subsets = draw(reals.count, fakes.count, seed=self.preset.draws_seed)
         assert reals.rows is not None and fakes.rows is not None
         of_reals, device = reals.rows, subject.device
-        std = kid(of_reals, fakes.rows, subsets, device=device).std
-        number = self.interval(lambda rows: kid(of_reals, rows, subsets, device=device).mean, fakes)
-        return {self.names[0]: number | {"std": std}}
+        found = kid(of_reals, fakes.rows, subsets, device=device)
+        interval = self.interval(lambda rows: kid(of_reals, rows, subsets, device=device).mean, fakes)
+        return {self.names[0]: {"value": found.mean, "std": found.std, **interval}}
 
 
 class Score(FeatureMetric):
@@ -291,9 +290,9 @@ class Score(FeatureMetric):
             },
         }
         options = parts[self.preset.score_parts]
-        std = inception_score(class_logits(fakes.rows, extractor), **options).std
-        number = self.interval(lambda rows: inception_score(class_logits(rows, extractor), **options).mean, fakes)
-        return {"is": number | {"std": std}}
+        found = inception_score(class_logits(fakes.rows, extractor), **options)
+        interval = self.interval(lambda rows: inception_score(class_logits(rows, extractor), **options).mean, fakes)
+        return {"is": {"value": found.mean, "std": found.std, **interval}}
 
 
 # ------------------------------------------------------------------------------------------------ neighbours
@@ -318,12 +317,10 @@ class _Neighbours(FeatureMetric):
     def numbers(self, reals: Features, fakes: Features, subject: Subject) -> Numbers:
         of_reals, device = reals.rows, subject.device
         assert of_reals is not None and fakes.rows is not None
-        if not self.bootstrap:
-            both = self.pair(of_reals, fakes.rows, device)
-            return {name: {"value": value} for name, value in zip(self.names, both, strict=True)}
+        both = self.pair(of_reals, fakes.rows, device)
         return {
-            name: self.interval(lambda rows, i=i: self.pair(of_reals, rows, device)[i], fakes)  # type: ignore[misc]
-            for i, name in enumerate(self.names)
+            name: {"value": value, **self.interval(lambda rows, i=i: self.pair(of_reals, rows, device)[i], fakes)}  # type: ignore[misc]
+            for i, (name, value) in enumerate(zip(self.names, both, strict=True))
         }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,21 +68,25 @@ class FeatureExtractor(nn.Module):
     resize: str
     """How pictures are brought to the network's size; part of the cache key of real statistics."""
 
-    CPU_BATCH = 8
-    """Pictures that go through the network at once on the CPU, where small pieces stay in the cache."""
-
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stays in evaluation mode whatever `mode` says."""
         return super().train(False)
+
+
+class PieceByPiece(FeatureExtractor, ABC):
+    """An extractor that says what it makes of float RGB pictures."""
+
+    CPU_BATCH = 8
+    """Pictures that go through the network at once on the CPU, where small pieces stay in the cache."""
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:
         pieces = images.split(self.CPU_BATCH) if images.device.type == "cpu" else [images]
         return torch.cat([self.features(to_rgb(piece).float()) for piece in pieces])
 
+    @abstractmethod
     def features(self, x: Tensor) -> Tensor:
         """float32 RGB [N, 3, H, W] in 0..255 -> float32 [N, num_features]."""
-        raise NotImplementedError
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -176,7 +181,7 @@ def _fold(conv: Any, bn: Any) -> nn.Conv2d:
     return plain
 
 
-class EfficientNetLite0(FeatureExtractor):
+class EfficientNetLite0(PieceByPiece):
     """ImageNet EfficientNet-Lite0 up to `layer`, averaged over the picture; the weights come in a package.
 
     Pictures are resized to 128 x 128 (bilinear with anti-aliasing, in float32) and normalised to
@@ -233,7 +238,7 @@ RESIZES: dict[str, tuple[Callable[[Tensor, int], Tensor], str]] = {
 }
 
 
-class InceptionFID(FeatureExtractor):
+class InceptionFID(PieceByPiece):
     """The 2048 pool features of the Inception network that FID is defined by (Heusel et al. 2017).
 
     `resize` to 299 x 299: "tf1" is that of the published FIDs, NVIDIA's and torch-fidelity's, without
@@ -306,7 +311,7 @@ def load_vgg16(path: Path, classifier_layers: int) -> VGG:
     return net
 
 
-class VGG16Features(FeatureExtractor):
+class VGG16Features(PieceByPiece):
     """The 4096 activations of ImageNet VGG16 after the second fully connected layer and its ReLU.
 
     Precision and recall are measured on them (Kynkäänniemi et al. 2019); as torch-fidelity's "vgg16", layer
@@ -339,7 +344,7 @@ class VGG16Features(FeatureExtractor):
 # ------------------------------------------------------------------------------------------------ any other
 
 
-class ModuleFeatures(FeatureExtractor):
+class ModuleFeatures(PieceByPiece):
     """The features of any `module` that maps float32 pictures [N, 3, H, W] in [-1, 1] to [N, d] or [N, d, h, w].
 
     The latter are averaged over positions. Pictures are resized to `size` x `size` (bilinear with anti-aliasing)

@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import replacing
 from stylegan_lightning.training.module import GAN
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -27,22 +28,17 @@ EXPORTED, EXPORT_FORMAT = ".safetensors", "stylegan_lightning generator 1"
 
 def write_atomically(path: Path, checkpoint: dict[str, Any]) -> None:
     """Raises UserError, leaving the previous file as it was, when the disk is full or cannot be written."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         kept = f" The previous {path.name} is whole and kept." if path.exists() else ""
         raise UserError(
             f"cannot write the checkpoint {path}: {error}.{kept} Free some space or choose another place with "
             "run_dir=..., then go on with resume=..."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def export_generator(source: Path, target: Path) -> None:
@@ -59,15 +55,11 @@ def export_generator(source: Path, target: Path) -> None:
         "config": json.dumps(checkpoint["config"]),
         "nimg": str(checkpoint["progress"]["nimg"]),
     }
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(weights, temporary, metadata)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            safetensors.torch.save_file(weights, temporary, metadata)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_exported(path: Path) -> dict[str, Any]:
