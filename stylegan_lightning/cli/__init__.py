@@ -1,0 +1,1 @@
+"""stylegan-lightning VERB: thin faces of the functions in `latent`."""
