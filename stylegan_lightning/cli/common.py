@@ -14,6 +14,8 @@ import typer
 from stylegan_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stylegan_lightning.latent.codes import Progress
     from stylegan_lightning.networks import Generator
 
@@ -96,6 +98,31 @@ def progress(what: str, unit: str = "img") -> Progress:
             bar[0].close()
 
     return update
+
+
+def read_picture(path: Path, resolution: int, channels: int, crop: str = "center") -> Tensor:
+    """uint8 [1, C, R, R], decoded as training data are. Raises UserError for what is no image."""
+    import torch
+
+    from stylegan_lightning.data.decode import UnreadableImage, decode, decode_options
+
+    try:
+        data = path.expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        image, _ = decode(data, decode_options(resolution, channels, crop), name=str(path))
+    except UnreadableImage as error:
+        raise UserError(f"{error}; give a png, jpg, webp, bmp, gif or tiff picture") from None
+    return torch.from_numpy(image)[None]
+
+
+def read_mask(path: Path, resolution: int) -> Tensor:
+    """float [1, 1, R, R] in [0, 1]: 1 where the picture is white. Raises UserError, also where all of it is black."""
+    mask = read_picture(path, resolution, 1, "stretch").float() / 255
+    if not bool(mask.any()):
+        raise UserError(f"{path} is black everywhere: a mask is white where something is to happen")
+    return mask
 
 
 def check_png(path: Path) -> None:

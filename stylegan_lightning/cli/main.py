@@ -8,6 +8,7 @@ import typer
 
 import stylegan_lightning
 from stylegan_lightning.cli.common import messages
+from stylegan_lightning.cli.edit import edit
 from stylegan_lightning.cli.generate import generate
 from stylegan_lightning.cli.mix import mix
 from stylegan_lightning.cli.walk import walk
@@ -21,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (generate, mix, walk):
+for verb in (generate, mix, walk, edit):
     app.command()(verb)
 
 

@@ -189,7 +189,7 @@ def render(
     """
     images = []
     for i, w in enumerate(ws.to(device_of(G)).split(1)):
-        own = {name: maps[i : i + 1] for name, maps in (noise or {}).items()}
+        own = {name: maps[i : i + 1].to(w) for name, maps in (noise or {}).items()}
         with _seeded(seeds[i] if seeds is not None else i, noise_mode == "random" and not own):
             images.append(to_uint8(synthesise(G, w, noise_mode=noise_mode, noise=own).float()).cpu())
         progress(i + 1, len(ws))

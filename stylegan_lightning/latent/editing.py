@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +27,12 @@ def feather(mask: Tensor, width: float) -> Tensor:
     """mask [N, 1, H, W] with a border of about `width` pixels on both sides of its edge; 0 leaves it."""
     if width <= 0:
         return mask
-    x = torch.arange(-3 * width // 2, 3 * width // 2 + 1, device=mask.device)
+    reach = math.ceil(1.5 * width)
+    x = torch.arange(-reach, reach + 1, device=mask.device)
     taps = torch.exp(-2 * (x / width) ** 2)
     taps = (taps / taps.sum())[None, None]
-    pad = len(x) // 2
-    soft = F.conv2d(F.pad(mask, (pad, pad, 0, 0), mode="replicate"), taps[:, :, None])
-    return F.conv2d(F.pad(soft, (0, 0, pad, pad), mode="replicate"), taps[..., None])
+    soft = F.conv2d(F.pad(mask, (reach, reach, 0, 0), mode="replicate"), taps[:, :, None])
+    return F.conv2d(F.pad(soft, (0, 0, reach, reach), mode="replicate"), taps[..., None])
 
 
 @torch.inference_mode()
@@ -42,6 +43,7 @@ def edit_region(
     mask: Tensor,
     *,
     noise_mode: NoiseMode = "const",
+    noise: Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
 ) -> Tensor:
     """uint8 [N, C, H, W]: `ws` outside the mask, `other` (both [N, num_ws, w_dim]) inside, drawn as one picture.
@@ -60,7 +62,8 @@ def edit_region(
     with _joining(layers, mask):
         for i in range(len(ws)):
             pair = torch.stack([ws[i], other[i].to(ws)]).to(mask.device)
-            images.append(to_uint8(synthesise(G, pair, noise_mode=noise_mode)[:1].float()).cpu())
+            own = {name: maps[i : i + 1].to(mask) for name, maps in (noise or {}).items()}
+            images.append(to_uint8(synthesise(G, pair, noise_mode=noise_mode, noise=own)[:1].float()).cpu())
             progress(i + 1, len(ws))
     return torch.cat(images)
 
