@@ -8,9 +8,13 @@ import typer
 
 import stylegan_lightning
 from stylegan_lightning.cli.common import messages
+from stylegan_lightning.cli.directions import directions
 from stylegan_lightning.cli.edit import edit
+from stylegan_lightning.cli.export import export
 from stylegan_lightning.cli.generate import generate
 from stylegan_lightning.cli.mix import mix
+from stylegan_lightning.cli.project import project
+from stylegan_lightning.cli.repair import repair
 from stylegan_lightning.cli.walk import walk
 
 app = typer.Typer(
@@ -22,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (generate, mix, walk, edit):
+for verb in (generate, mix, walk, directions, project, edit, repair, export):
     app.command()(verb)
 
 

@@ -188,7 +188,7 @@ def render(
     `seeds`, one for each picture (0, 1, ... where they are not given), and leaves the global random state as it is.
     """
     images = []
-    for i, w in enumerate(ws.to(device_of(G)).split(1)):
+    for i, w in enumerate(ws.to(device_of(G))[:, None]):
         own = {name: maps[i : i + 1].to(w) for name, maps in (noise or {}).items()}
         with _seeded(seeds[i] if seeds is not None else i, noise_mode == "random" and not own):
             images.append(to_uint8(synthesise(G, w, noise_mode=noise_mode, noise=own).float()).cpu())

@@ -71,7 +71,7 @@ def _read_exported(path: Path) -> dict[str, Any]:
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged or is not a safetensors file: {error}") from error
     if metadata.get("format") != EXPORT_FORMAT:
-        raise UserError(f"{path} was not written by stylegan_lightning.export")
+        raise UserError(f"{path} was not written by stylegan-lightning export")
     config = json.loads(
         metadata["config"], object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}
     )

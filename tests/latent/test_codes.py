@@ -26,7 +26,8 @@ from stylegan_lightning.latent.ranges import parse_range
 
 def test_seeds_are_numbers_and_ranges():
     assert parse_seeds("3") == [3] and parse_seeds("0-2, 7,9-9") == [0, 1, 2, 7, 9]
-    for wrong, why in (("", "whole"), ("a", "whole"), ("1-", "whole"), ("-1", "whole"), ("3-1", "upwards"), (str(2**32), "at most")):  # fmt: skip
+    wrongs = {"": "whole", "a": "whole", "1-": "whole", "-1": "whole", "3-1": "upwards", str(2**32): "at most"}
+    for wrong, why in wrongs.items():
         with pytest.raises(UserError, match=why):
             parse_seeds(wrong)
 
@@ -88,7 +89,7 @@ def test_labels():
 def test_noise_maps_of_each_picture(family):
     G = tiny(family)
     maps = noise_maps(G)
-    assert [m.size for m in maps][0] == (4, 4) and maps[-1].size == (16, 16)
+    assert maps[0].size == (4, 4) and maps[-1].size == (16, 16)
     ws = styles_of(G, [0, 1])
     buffers = dict(G.synthesis.named_buffers())
     same = {m.name: buffers[m.name].expand(2, 1, *m.size) for m in maps}
@@ -127,7 +128,8 @@ def test_files_that_do_not_hold_fitting_codes(tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(b"nothing")
     Codes(torch.zeros(1, 5, 7), ("a",)).save(tmp_path / "other.safetensors")
     Codes(styles_of(G, [0]), ("a",)).save(tmp_path / "good.safetensors")
-    for name, why in (("absent", "there is no file"), ("damaged", "damaged"), ("other", "another model"), ("good.safetensors:b", "no code named 'b'")):  # fmt: skip
+    wrongs = {"absent": "there is no file", "damaged": "damaged", "other": "another model", "good.safetensors:b": "no"}
+    for name, why in wrongs.items():
         with pytest.raises(UserError, match=why):
             codes_of(G, str(tmp_path / (name if ":" in name else f"{name}.safetensors")))
     with pytest.raises(UserError, match=r"\.safetensors"):
@@ -143,7 +145,8 @@ def test_ranges_of_layers():
     assert parse_range("fine", 18) == list(range(8, 18)) and parse_range("all", 1) == [0]
     for n in range(2, 20):
         parts = [parse_range(name, n) for name in ("coarse", "middle", "fine")]
-        assert sum(parts, []) == list(range(n)) and all(parts) or n < 3
+        assert [*parts[0], *parts[1], *parts[2]] == list(range(n))
+        assert n < 3 or all(parts)
     assert parse_range("0-2, 5,4-4", 6) == [0, 1, 2, 4, 5]
     for wrong, why in (("big", "coarse"), ("3-1", "upwards"), ("6", r"0\.\.5"), ("", "coarse")):
         with pytest.raises(UserError, match=why):

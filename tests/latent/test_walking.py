@@ -113,7 +113,8 @@ def test_mp4(tmp_path):
 
 
 def test_animations_that_cannot_be(tmp_path, monkeypatch):
-    for name, film, fps, why in (("a.avi", frames(), 24, "webp"), ("a.gif", [], 24, "at least one frame"), ("a.gif", frames(), 0, "positive")):  # fmt: skip
+    wrongs = (("a.avi", frames(), 24, "webp"), ("a.gif", [], 24, "at least one"), ("a.gif", frames(), 0, "positive"))
+    for name, film, fps, why in wrongs:
         with pytest.raises(UserError, match=why):
             write_animation(tmp_path / name, film, fps)
     monkeypatch.setitem(sys.modules, "av", None)

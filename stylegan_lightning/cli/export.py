@@ -1,0 +1,25 @@
+"""stylegan-lightning export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stylegan_lightning.cli import common
+
+
+def export(
+    model: common.Model,
+    target: Annotated[Path, typer.Argument(metavar="FILE.safetensors")],
+) -> None:
+    """The EMA generator alone, in one file: weights and configuration, nothing that runs.
+
+    All verbs and evaluate.py take it like a checkpoint, of which it is a fraction; training goes on from
+    checkpoints only.
+    """
+    from stylegan_lightning.training.checkpoint import export_generator, find_checkpoint
+
+    export_generator(find_checkpoint(model), target)
+    print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")
