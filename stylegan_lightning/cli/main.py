@@ -10,6 +10,7 @@ import stylegan_lightning
 from stylegan_lightning.cli.common import messages
 from stylegan_lightning.cli.directions import directions
 from stylegan_lightning.cli.edit import edit
+from stylegan_lightning.cli.explore import explore
 from stylegan_lightning.cli.export import export
 from stylegan_lightning.cli.generate import generate
 from stylegan_lightning.cli.mix import mix
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (generate, mix, walk, directions, project, edit, repair, export):
+for verb in (generate, mix, walk, directions, project, edit, repair, explore, export):
     app.command()(verb)
 
 

@@ -34,6 +34,7 @@ class Painter:
         self.directions = {d.name: d for d in directions}
         self.can = Abilities(int(G.active_ws), int(G.c_dim), tuple(self.directions))
         self.size = int(getattr(G.synthesis, "resolution", G.img_resolution))
+        self.has_noise = bool(noise_maps(G))
 
     def code(self, picture: Picture) -> Codes:
         """The styles that the picture is drawn from, as one code. Raises UserError for a code that is not kept."""
