@@ -4,7 +4,8 @@
     python benchmarks/latent_pictures.py runs/NAME --only walk
 
 Commands run in a folder of their own, where `runs/demo` is the given run and `photos/` holds faces that it has never
-seen, with masks. Nothing is copied unless all commands succeed.
+seen, with masks. Nothing is copied unless all commands succeed. `explore` is served and photographed (needs playwright
+and a Chromium).
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ PICTURES = ROOT / "docs" / "images" / "latent"
 COMMAND = "stylegan-lightning"
 FRESH_SEED = 1
 """Training faces are drawn with seed 0."""
+NOISY = 32
+"""Pixels of the noisy photos: those of the default job, since reducing a picture removes noise."""
+PAGE_WIDTH, PAGE_HEIGHT = 1180, 1000
 
 
 def commands(page: str) -> list[list[str]]:
@@ -46,19 +50,59 @@ def pictures(page: str) -> list[str]:
 
 
 def make_photos(folder: Path, resolution: int = 128) -> None:
-    """Fresh faces, and masks: `eyes.png` and `mouth.png` are white there, `half.png` on the right half."""
+    """Fresh faces, with noise in `noisy/`, and masks: `eyes.png` is white over the eyes, `top.png` above them."""
     folder.mkdir(parents=True)
+    (folder / "noisy").mkdir()
+    random = np.random.default_rng(0)
     for name, index in (("anna", 2), ("bert", 3), ("cleo", 5), ("dora", 8)):
-        image = draw(sample_factors(index, FRESH_SEED), resolution)
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{name}.png")
+        image = draw(sample_factors(index, FRESH_SEED), resolution).transpose(1, 2, 0)
+        Image.fromarray(image).save(folder / f"{name}.png")
+        small = np.asarray(Image.fromarray(image).resize((NOISY, NOISY), Image.Resampling.BOX)).astype(float)
+        noisy = (small + random.normal(0, 25, small.shape)).round().clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / "noisy" / f"{name}.png")
     y, x = (np.mgrid[:resolution, :resolution] + 0.5) / resolution
     masks = {
         "eyes": (abs(y - 0.46) < 0.09) & (abs(x - 0.5) < 0.27),
-        "mouth": (abs(y - 0.66) < 0.09) & (abs(x - 0.5) < 0.16),
-        "half": x > 0.5,
+        "top": y < 0.36,
     }
     for name, inside in masks.items():
         Image.fromarray((inside * 255).astype(np.uint8)).save(folder / f"{name}.png")
+
+
+def run(arguments: list[str], work: Path) -> None:
+    program = [sys.executable, "-m", "stylegan_lightning.cli.main", *arguments[1:]]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    if arguments[1] != "explore":
+        subprocess.run(program, cwd=work, check=True, env=environment)
+        return
+    program += ["--no-open", "--port", "0", "--store", "kept"]
+    with subprocess.Popen(program, cwd=work, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        photograph(server.stdout.readline().strip(), work)
+        server.terminate()
+
+
+def photograph(address: str, work: Path) -> None:
+    """explore.png: two pictures mixed, a direction moved, a photo found."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": PAGE_WIDTH, "height": PAGE_HEIGHT})
+        page.goto(f"{address}#a=1&b=6&mix=0.4&psi=0.8")
+        page.wait_for_selector("#picture[data-state]")
+        page.set_input_files("#file", work / "photos" / "anna.png")
+        page.wait_for_selector("#jobs li[data-state=done]", timeout=300_000)
+        page.click("#undo")
+        page.get_by_role("button", name="Use as B").click()
+        page.locator("#move-0").fill("1")
+        page.locator("#move-0").dispatch_event("change")
+        page.evaluate("scrollTo(0, 0)")
+        page.wait_for_timeout(2000)
+        page.screenshot(path=work / "explore.png")
+        browser.close()
 
 
 def main() -> None:
@@ -75,13 +119,12 @@ def main() -> None:
     for arguments in commands(page):
         if options.only in (None, arguments[1]):
             start = time.perf_counter()
-            program = [sys.executable, "-m", "stylegan_lightning.cli.main", *arguments[1:]]
-            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-            subprocess.run(program, cwd=work, check=True, env={**os.environ, "PYTHONPATH": path})
+            run(arguments, work)
             print(f"{time.perf_counter() - start:6.1f} s  {shlex.join(arguments)}", flush=True)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in pictures(page):
         if (work / name).exists():
+            (PICTURES / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(work / name, PICTURES / name)
         elif not options.only:
             raise SystemExit(f"no command wrote {name}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 REFERENCE = Path(__file__).parent / "reference"
 _PARITY: list[tuple[str, float, float]] = []
 
@@ -173,3 +176,17 @@ def run(shared_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Outcome(code, captured.out, captured.err)
 
     return go
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips, visibly, where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of stylegan_lightning[dev]")
+    with api.sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except api.Error as error:
+            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({str(error)[:80]})")
+        yield chromium
+        chromium.close()

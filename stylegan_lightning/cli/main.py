@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Use a trained model: every verb takes a run directory, a checkpoint or an exported generator.",
     epilog="Training: python train.py --help. Measuring: python evaluate.py --help.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # whose paragraphs are wrapped anew
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -29,6 +29,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Pictures searched for side by s
 Weights = Annotated[
     Path | None, typer.Option(help="Of --distance lpips_vgg16: the file of VGG16, unless torch hub has it.")
 ]
+FILE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".zip", ".safetensors", ".json")
 RESERVED = ("overview", "curve")
 
 
@@ -117,7 +118,7 @@ def perceptual(name: str, weights: Path | None) -> LayeredDistance | None:
 
 def check_folder(out: Path) -> None:
     """Raises UserError for what is a file, or looks like one."""
-    if out.suffix or (out.exists() and not out.is_dir()):
+    if out.suffix.lower() in FILE_ENDINGS or (out.exists() and not out.is_dir()):
         raise UserError(f"--out is a folder here; got {out}")
 
 
@@ -188,7 +189,7 @@ def _write(out: Path, targets: Tensor, found: list[Projection]) -> None:
     pairs = torch.stack([to_uint8(targets), torch.cat([part.images for part in found])], 1)
     for name, pair in zip(codes.names, pairs, strict=True):
         save_png(out / f"{name}.png", image_grid(pair, 2))
-    save_png(out / "overview.png", image_grid(pairs.flatten(0, 1), 2 * min(4, len(pairs))))
+    save_png(out / "overview.png", image_grid(pairs.flatten(0, 1), 2 * min(4, len(pairs)), 96))
     codes.save(out / "codes.safetensors")
     _curve(out / "curve.png", torch.cat([part.curves["loss"] for part in found], 1), codes.names)
 

@@ -165,5 +165,5 @@ def _write(out: Path, inputs: Tensor, found: list[Repair]) -> None:
     shown = to_uint8(inputs).cpu()
     shown = F.interpolate(shown, size=images.shape[2:]).expand_as(images)
     pairs = torch.stack([shown, images], 1)
-    save_png(out / "overview.png", image_grid(pairs.flatten(0, 1), 2 * min(4, len(pairs))))
+    save_png(out / "overview.png", image_grid(pairs.flatten(0, 1), 2 * min(4, len(pairs)), 96))
     codes.save(out / "codes.safetensors")

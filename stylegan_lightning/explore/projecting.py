@@ -201,8 +201,7 @@ class _Worker:
     def __init__(self, model: Path, device: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._stop = context.Event()
-        self._process = context.Process(target=_work, args=(other, self._stop, model, device), daemon=True)
+        self._process = context.Process(target=_work, args=(other, model, device), daemon=True)
         self._process.start()
         other.close()
 
@@ -211,7 +210,6 @@ class _Worker:
         return self._process.is_alive()
 
     def send(self, job: Job) -> None:
-        self._stop.clear()
         self._pipe.send((job.target, job.settings, job.label))
 
     def receive(self, seconds: float) -> Any:
@@ -222,7 +220,8 @@ class _Worker:
             raise EOFError from error
 
     def stop(self) -> None:
-        self._stop.set()
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
 
     def end(self) -> None:
         self._process.terminate()
@@ -237,7 +236,7 @@ class _Stopped(Exception):
     """The search is not wanted any more."""
 
 
-def _work(pipe: Connection, stop: Any, model: Path, device: str) -> None:
+def _work(pipe: Connection, model: Path, device: str) -> None:
     import signal
 
     import stylegan_lightning
@@ -249,11 +248,14 @@ def _work(pipe: Connection, stop: Any, model: Path, device: str) -> None:
     G = stylegan_lightning.load(model).to(device)
     while True:
         try:
-            target, settings, label = pipe.recv()
+            message = pipe.recv()
         except (EOFError, OSError):
             return
+        if message is None:  # to stop what has ended in the meantime
+            continue
+        target, settings, label = message
         try:
-            pipe.send(_project(G, pipe, stop, target, settings, label))
+            pipe.send(_project(G, pipe, target, settings, label))
         except _Stopped:
             pipe.send(("stopped", {}))
         except BrokenPipeError:
@@ -263,10 +265,11 @@ def _work(pipe: Connection, stop: Any, model: Path, device: str) -> None:
 
 
 def _project(
-    G: Any, pipe: Connection, stop: Any, target: np.ndarray, settings: Settings, label: int | None
+    G: Any, pipe: Connection, target: np.ndarray, settings: Settings, label: int | None
 ) -> tuple[str, dict[str, Any]]:
     def watch(look: Look) -> None:
-        if stop.is_set():
+        if pipe.poll():
+            pipe.recv()
             raise _Stopped
         preview = encode(to_uint8(look.img[:1]).cpu()[0])
         values = {"step": look.step, "steps": look.steps, "loss": float(look.loss[0]), "preview": preview}

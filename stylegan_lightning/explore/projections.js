@@ -16,7 +16,7 @@ export async function answer(response) {
 }
 
 export class Projections {
-  // use(point, code, name): the user wants the code as picture A or B; found(code, name): one is done
+  // use(point, code, name): the user wants the code as picture A or B; found(code, name, note): one is done
   constructor(list, { use, found }) {
     Object.assign(this, { list, use, found, running: new Set() });
     addEventListener("pagehide", () => this.running.forEach((id) => this.giveUp(id)));
@@ -26,12 +26,12 @@ export class Projections {
     return fetch(`api/projections/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 
-  // Throws where the server refuses the file.
-  async start(file, query = "") {
+  // Throws where the server refuses the file. The note comes back to `found`.
+  async start(file, query, note) {
     const url = `api/projections?name=${encodeURIComponent(file.name.replace(/\.[^.]*$/, ""))}${query}`;
     const job = await (await answer(await fetch(url, { method: "POST", body: file }))).json();
     this.running.add(job.id);
-    this.show(job, this.card(job));
+    this.show(job, this.card(job), note);
   }
 
   card(job) {
@@ -53,7 +53,7 @@ export class Projections {
     return parts;
   }
 
-  async show(job, parts) {
+  async show(job, parts, note) {
     let step = 0;
     for (;;) {
       parts.item.dataset.state = job.state;
@@ -80,7 +80,7 @@ export class Projections {
       parts[point].hidden = false;
       parts[point].onclick = () => this.use(point, job.code, job.name);
     }
-    this.found(job.code, job.name);
+    this.found(job.code, job.name, note);
   }
 }
 

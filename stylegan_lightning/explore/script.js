@@ -34,6 +34,7 @@ async function draw() {
       const start = performance.now();
       const blob = await (await answer(await fetch(`api/image?${text}`))).blob();
       await show(blob);
+      keepThumbnail(text);
       say(`${Math.round(performance.now() - start)} ms`);
     } catch (error) {
       say(error instanceof TypeError ? "the server does not answer: is it still running?" : error.message, true);
@@ -42,7 +43,6 @@ async function draw() {
     byId("picture").removeAttribute("aria-busy");
     shown = text;
     byId("picture").dataset.state = text;
-    keepThumbnail(text);
   }
   drawing = false;
   drawStripSoon();
@@ -99,7 +99,7 @@ function commit() {
     if (past.length > MOST_HISTORY) past.shift();
     now = past.length - 1;
   }
-  keepThumbnail(shown);
+  if (shown === text) keepThumbnail(text);
   showHistory();
 }
 
@@ -138,8 +138,9 @@ function showHistory() {
     button.title = entry.text;
     button.setAttribute("aria-label", `step ${i + 1} of the history`);
     button.setAttribute("aria-current", String(i === now));
+    if (!entry.thumbnail && i !== now) entry.thumbnail = `api/image?${entry.text}&size=64`; // it was passed by too quickly
     image.hidden = !entry.thumbnail;
-    if (entry.thumbnail && image.src !== entry.thumbnail) image.src = entry.thumbnail;
+    if (entry.thumbnail && image.getAttribute("src") !== entry.thumbnail) image.src = entry.thumbnail;
   });
   const current = list.children[now];
   if (current) list.scrollTo({ left: current.offsetLeft - list.clientWidth / 2 });
@@ -336,12 +337,11 @@ function use(key, code, name) {
 }
 
 function setUpUploads() {
-  const sent = [];
   const projections = new Projections(byId("jobs"), {
     use,
-    found: (code, name) => { // only where nothing else was done in the meantime
+    found: (code, name, before) => {
       keepName(code, name);
-      if (sent.pop() === write(state)) use("a", code, name);
+      if (before === write(state)) use("a", code, name); // nothing else was done in the meantime
     },
   });
   const failed = (text) => { byId("upload-error").textContent = text; byId("upload-error").hidden = !text; };
@@ -354,8 +354,7 @@ function setUpUploads() {
         codes.forEach(({ id, name }) => keepName(id, name));
         codes.slice(0, 2).reverse().forEach(({ id, name }, i, both) => use(both.length - 1 - i ? "b" : "a", id, name));
       } else {
-        await projections.start(file, model.classes ? `&class=${state.a.label ?? 0}` : "");
-        sent.push(write(state));
+        await projections.start(file, model.classes ? `&class=${state.a.label ?? 0}` : "", write(state));
       }
     } catch (error) {
       failed(`${file.name}: ${error.message}`);

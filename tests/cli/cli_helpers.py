@@ -58,3 +58,10 @@ def exported(path: Path, model: str = "stylegan2", *overrides: str, resolution: 
 def call(*arguments: object) -> Result:
     """stylegan-lightning ARGUMENTS; a UserError is the result's `exception`."""
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def fails(*arguments: object) -> str:
+    """The message of the UserError."""
+    result = call(*arguments)
+    assert type(result.exception).__name__ == "UserError", result.output
+    return str(result.exception)

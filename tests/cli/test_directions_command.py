@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
+import cli_helpers
 import numpy as np
 import pytest
 import torch
-import typer
 from cli_helpers import exported
 from PIL import Image
-from typer.testing import CliRunner
 
 import stylegan_lightning
-from stylegan_lightning.cli.directions import directions
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.latent.attributes import examples_of_file, sample_examples
 from stylegan_lightning.latent.codes import render, styles_of
@@ -26,10 +25,7 @@ from stylegan_lightning.latent.supervised import supervised
 NAMES = ["yaw", "smile", "glasses", "hair_melanin", "light_azimuth"]
 
 
-def call(*arguments):
-    app = typer.Typer()
-    app.command()(directions)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+call = partial(cli_helpers.call, "directions")
 
 
 def done(*arguments):

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import json
 import zipfile
+from functools import partial
 
+import cli_helpers
 import numpy as np
 import pytest
-import typer
 from cli_helpers import exported
 from PIL import Image
-from typer.testing import CliRunner
 
 import stylegan_lightning
-from stylegan_lightning.cli.project import _apart, project
+from stylegan_lightning.cli.project import _apart
 from stylegan_lightning.latent.codes import codes_of, render, styles_of
 from stylegan_lightning.latent.sampling import write_png
 
-app = typer.Typer()
-app.command()(project)
+call, fails = partial(cli_helpers.call, "project"), partial(cli_helpers.fails, "project")
 QUICK = ("--steps", 3, "--candidates", 4, "--starts", 1, "--device", "cpu")
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def fails(*arguments):
-    """The message of the UserError."""
-    result = call(*arguments)
-    assert type(result.exception).__name__ == "UserError", result.output
-    return str(result.exception)
 
 
 @pytest.fixture(scope="module")

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import cli_helpers
 import numpy as np
 import pytest
-import typer
 from cli_helpers import exported
 from PIL import Image
-from typer.testing import CliRunner
 
 import stylegan_lightning
-from stylegan_lightning.cli.repair import repair
 from stylegan_lightning.latent.codes import codes_of, render, styles_of
 from stylegan_lightning.latent.sampling import write_png
 
-app = typer.Typer()
-app.command()(repair)
+call, fails = partial(cli_helpers.call, "repair"), partial(cli_helpers.fails, "repair")
 QUICK = ("--steps", 3, "--device", "cpu")
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def fails(*arguments):
-    """The message of the UserError."""
-    result = call(*arguments)
-    assert type(result.exception).__name__ == "UserError", result.output
-    return str(result.exception)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,21 +14,6 @@ from explore_helpers import bad_files, png
 from PIL import Image
 
 from tests.cli.cli_helpers import exported
-
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of stylegan_lightning[dev]")
-    with api.sync_playwright() as playwright:
-        found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except api.Error as error:
-            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({str(error)[:80]})")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
