@@ -88,9 +88,10 @@ def test_values_under_the_pointer_and_by_keys(open_page):
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 15, box["y"] + box["height"] - 60)
+    tip.wait_for()
     assert tip.inner_text().split("\n") == ["run0", "300 at 4 kimg"]
     page.mouse.move(5, 5)
-    assert tip.is_hidden()
+    tip.wait_for(state="hidden")
     plot.focus()
     page.keyboard.press("ArrowLeft")
     assert "500 at 2 kimg" in tip.inner_text()
