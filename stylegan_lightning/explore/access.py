@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -67,10 +67,10 @@ class Guard:
 
     def check(self, request: Request) -> Response | None:
         """What is answered instead; None where the request may pass."""
-        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _opens_page(request):
+        if _from_elsewhere(request) and not _opens_page(request):
             return JSONResponse({"error": "other sites may not use this page"}, 403)
         if self.token is None:
-            if request.url.hostname not in self.hosts:
+            if _host(request) not in self.hosts:
                 return PlainTextResponse("this page is served to this machine: open it as http://localhost:PORT", 403)
             return None
         given = parse_qs(request.url.query).get("token", [""])[0]
@@ -95,6 +95,22 @@ def _same(given: str, token: str) -> bool:
 def _cookie(request: Request) -> str:
     """Cookies do not know ports: pages of several ports have cookies of their own."""
     return f"stylegan_lightning_{request.url.port or 80}"
+
+
+def _host(request: Request) -> str | None:
+    """Without the port; None where it is no host name."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return None
+
+
+def _from_elsewhere(request: Request) -> bool:
+    """Whether a script or form of another site sends it, by what browsers say of it."""
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != request.headers.get("host")
 
 
 def _opens_page(request: Request) -> bool:

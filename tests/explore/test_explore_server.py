@@ -240,6 +240,11 @@ def test_foreign_names_and_foreign_sites_are_refused(client):
     for path in ("/api/model", "/api/image?a=1"):
         assert client.get(path, headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert client.post("/api/codes", headers={"sec-fetch-site": "same-site"}).status_code == 403
+    for host in ("[::1", "", "localhost.evil.example:80"):
+        assert client.get("/api/model", headers={"host": host}).status_code == 403
+    for origin, status in (("http://evil.example", 403), ("null", 403), ("http://testserver", 422)):
+        sent = client.post("/api/codes", headers={"origin": origin}, content=b"x")
+        assert sent.status_code == status, (origin, sent.text)
     link = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}
     assert client.get("/", headers=link).status_code == 200
 
