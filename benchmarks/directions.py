@@ -1,12 +1,12 @@
 """What directions change, on a model whose factors are known: monotonicity, range and leakage, and other methods.
 
-    python train.py data.resolution=64 data.size=16384 model.channel_base=2048 model.channel_max=96 \
-        model.g_lr=0.007 model.d_lr=0.007 model.r1_gamma=2 schedule.total_kimg=220
+    python train.py                                                   # the default job
+    python train.py data.size=16384 schedule.total_kimg=112           # its larger sibling
     python benchmarks/directions.py runs/NAME
 
-Ten minutes on one CPU core after the training (two hours): three train a regressor of faces to find directions with
-and another to judge them, which are kept in OUT; two read 40,000 pictures. Prints tables in Markdown; writes
-OUT/directions.safetensors, OUT/strips.png (a row for each direction and seed) and OUT/leakage.png.
+Five to ten minutes on one CPU core after the training: three train a regressor of faces to find directions with and
+another to judge them, which are kept in OUT; the rest reads 40,000 pictures and those that are moved. Prints tables in
+Markdown; writes OUT/directions.safetensors, OUT/strips.png (a row for each direction and seed) and OUT/leakage.png.
 """
 
 from __future__ import annotations
@@ -89,10 +89,9 @@ def plot_leakage(path: Path, judged: Sequence[Judgement]) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def draw_strips(path: Path, G: Generator, found: Directions, seeds: Sequence[int]) -> None:
-    ws = styles_of(G, seeds)
+def draw_strips(path: Path, G: Generator, found: Directions, ws: Tensor) -> None:
     rows = np.concatenate([strip(G, d, ws, np.linspace(-2, 2, 7).tolist()) for d in found])
-    save_png(path, name_rows(rows, [d.name if i == 0 else "" for d in found for i in range(len(seeds))]))
+    save_png(path, name_rows(rows, [d.name if i == 0 else "" for d in found for i in range(len(ws))]))
 
 
 def main() -> None:
@@ -101,6 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("directions"))
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--judged", type=int, default=64, help="how many pictures are moved")
+    parser.add_argument("--psi", type=float, default=0.7, help="truncation of the pictures that are moved")
     parser.add_argument("--strip-seeds", default="1,2", help="rows of each direction in strips.png")
     options = parser.parse_args()
     G = stylegan_lightning.load(options.run).to("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,16 +110,17 @@ def main() -> None:
         quality = dict(zip(net.names, net.quality.tolist(), strict=True))
         print(f"R^2 on faces kept aside of what {title}: " + ", ".join(f"{n} {quality[n]:.2f}" for n in NAMES))
     examples = {kind: sample_examples(G, reader, options.samples, mixed=kind == "mixed") for kind in ("mixed", "plain")}
-    ws = styles_of(G, range(FIRST_JUDGED, FIRST_JUDGED + options.judged))
+    seeds = range(FIRST_JUDGED, FIRST_JUDGED + options.judged)
+    ws = styles_of(G, seeds, psi=options.psi)
     found = find(G, examples["mixed"], DEFAULT, hold=True)
     found.save(options.out / "directions.safetensors")
-    judged = judge(G, found, reader, ws)
-    print(
-        f"\n{DEFAULT}, {options.samples} mixed samples, {len(ws)} pictures, {STRENGTHS[0]:+g} to {STRENGTHS[-1]:+g}:\n"
-    )
+    judged = judge(G, found, other, ws)
+    moved = f"{len(ws)} pictures, {STRENGTHS[0]:+g} to {STRENGTHS[-1]:+g}"
+    print(f"\n{DEFAULT}, {options.samples} mixed samples; {moved}, psi {options.psi:g}:\n")
     print(markdown(judged), flush=True)
+    print(f"Of pictures that are not truncated (psi 1):\n\n{markdown(judge(G, found, other, styles_of(G, seeds)))}")
     plot_leakage(options.out / "leakage.png", judged)
-    draw_strips(options.out / "strips.png", G, found, parse_seeds(options.strip_seeds))
+    draw_strips(options.out / "strips.png", G, found, styles_of(G, parse_seeds(options.strip_seeds), psi=options.psi))
     print_methods(G, examples, other, ws)
     print_unsupervised(G, other, ws)
 

@@ -80,6 +80,7 @@ def directions(
     strengths: Annotated[
         str, typer.Option(help="How far strips and report move them; --strengths=-2,0,2.")
     ] = "-2,-1.5,-1,-0.5,0,0.5,1,1.5,2",
+    psi: Annotated[float, typer.Option(help="Truncation of the pictures that strips and report move.")] = 0.7,
     label: common.Class = None,
     device: common.Device = "auto",
 ) -> None:
@@ -106,10 +107,10 @@ def directions(
     found.save(out)
     written = [out]
     if strips is not None:
-        written += _strips(G, found, _codes(G, moved[:STRIP_ROWS], own), steps, moved[:STRIP_ROWS], strips)
+        written += _strips(G, found, _codes(G, moved[:STRIP_ROWS], own, psi), steps, moved[:STRIP_ROWS], strips)
     if report is not None and reader is not None:
         judge = _judge(G, regressor) if supervised else reader
-        written.append(_report(G, found, judge, _codes(G, moved, own), steps, report))
+        written.append(_report(G, found, judge, _codes(G, moved, own, psi), steps, report))
     common.say_written(*written)
 
 
@@ -233,10 +234,10 @@ def _unsupervised(
     return pca(G, layers, count, samples or 10_000, seed, label=label)
 
 
-def _codes(G: Generator, seeds: Sequence[int], label: int | list[float] | None) -> Tensor:
+def _codes(G: Generator, seeds: Sequence[int], label: int | list[float] | None, psi: float) -> Tensor:
     from stylegan_lightning.latent.attributes import codes_in_turn
 
-    return codes_in_turn(G, seeds, label)
+    return codes_in_turn(G, seeds, label, psi)
 
 
 def _strips(

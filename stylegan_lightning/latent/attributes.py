@@ -158,11 +158,13 @@ def examples_of_file(G: Generator, path: Path, label: int | Sequence[float] | No
     return Examples(w, names, torch.tensor(values))
 
 
-def codes_in_turn(G: Generator, seeds: Sequence[int], label: int | Sequence[float] | None = None) -> Tensor:
+def codes_in_turn(
+    G: Generator, seeds: Sequence[int], label: int | Sequence[float] | None = None, psi: float = 1.0
+) -> Tensor:
     """ws [N, num_ws, w_dim] of seeds as `generate --dataset` draws them: without a label of class seed mod c_dim."""
     if label is not None or not G.c_dim:
-        return styles_of(G, seeds, label=label)
-    return torch.cat([styles_of(G, [s], label=s % int(G.c_dim)) for s in seeds])
+        return styles_of(G, seeds, label=label, psi=psi)
+    return torch.cat([styles_of(G, [s], label=s % int(G.c_dim), psi=psi) for s in seeds])
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

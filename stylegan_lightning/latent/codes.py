@@ -234,11 +234,9 @@ class Codes:
             raise UserError(f"latent codes are kept in {EXTENSION} files; got {path}")
         tensors = {"ws": self.ws, **{f"noise.{name}": maps for name, maps in self.noise.items()}}
         with replacing(path) as temporary:
-            safetensors.torch.save_file(
-                {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-                temporary,
-                {"format": FORMAT, "names": json.dumps(self.names)},
-            )
+            own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+            metadata = {"format": FORMAT, "names": json.dumps(self.names)}
+            temporary.write_bytes(safetensors.torch.save(own, metadata))
 
     @classmethod
     def load(cls, path: Path) -> Codes:

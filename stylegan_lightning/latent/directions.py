@@ -104,7 +104,7 @@ class Directions:
         }
         tensors = {d.name: d.vector.detach().float().cpu().contiguous() for d in self.items}
         with replacing(path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata)
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path) -> Directions:

@@ -103,7 +103,7 @@ class FaceRegressor(nn.Module):
         state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         with replacing(path) as temporary:
             made_for = json.dumps([self.names, self.size, self.channels])
-            safetensors.torch.save_file(state, temporary, {"format": FORMAT, "made_for": made_for})
+            temporary.write_bytes(safetensors.torch.save(state, {"format": FORMAT, "made_for": made_for}))
 
     @classmethod
     def load(cls, path: Path) -> FaceRegressor:

@@ -57,7 +57,7 @@ def export_generator(source: Path, target: Path) -> None:
     }
     try:
         with replacing(target) as temporary:
-            safetensors.torch.save_file(weights, temporary, metadata)
+            temporary.write_bytes(safetensors.torch.save(weights, metadata))
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
 

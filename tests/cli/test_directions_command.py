@@ -78,7 +78,7 @@ def test_without_attributes(models, here):
     found = same(here / "directions.safetensors", sefa(G, [0, 1], 3))
     assert output.split() == ["directions.safetensors", "s/sefa0.png", "s/sefa1.png", "s/sefa2.png"]
     names = [f"sefa0 seed {i}" for i in range(4)]
-    expected = strip(G, found["sefa0"], styles_of(G, range(4)), [-1, 0, 2], names=names)
+    expected = strip(G, found["sefa0"], styles_of(G, range(4), psi=0.7), [-1, 0, 2], names=names)
     assert np.array_equal(np.asarray(Image.open("s/sefa0.png")), expected)
     done(models["stylegan2"], "--method", "pca", "--samples", 50, "--seed", 4, "--out", "p.safetensors")
     same(here / "p.safetensors", pca(G, range(6), 8, 50, 4))
@@ -98,7 +98,7 @@ def test_from_faces(models, reader, here, model):
     found = same(here / "directions.safetensors", expected)
     assert found.about == {"pictures": "60", "orthogonal_to": ",".join(held)}
     other = FaceRegressor.load(reader.with_suffix(".judge.safetensors"))
-    judged = judge(G, found, other, styles_of(G, [5, 6, 7]), strengths=[-1, 0, 1])
+    judged = judge(G, found, other, styles_of(G, [5, 6, 7], psi=0.7), strengths=[-1, 0, 1])
     assert json.loads((here / "r.json").read_text()) == json.loads(json.dumps([j.as_dict() for j in judged]))
     assert markdown(judged) in output and (here / "strips" / "smile.png").is_file()
     chosen = ["--names", "beard,yaw", "--orthogonal-to", "yaw,jaw", "--plain", "--seed", 2]

@@ -153,3 +153,10 @@ def test_ranges_of_layers():
             parse_range(wrong, 6)
     with pytest.raises(UserError, match="one style"):
         parse_range("coarse", 1)
+
+
+def test_files_are_readable_as_others_are(tmp_path):
+    """The writer of safetensors makes files for their owner alone; everything else here is as the umask says."""
+    Codes(torch.zeros(1, 2, 3), ("a",)).save(tmp_path / "c.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "c.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
