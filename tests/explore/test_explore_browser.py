@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import subprocess
@@ -16,17 +17,20 @@ from PIL import Image
 from tests.cli.cli_helpers import exported
 
 
+@contextlib.contextmanager
+def serving(model, folder):
+    """The process of the command, and where it serves."""
+    command = [sys.executable, "-m", "stylegan_lightning.cli.main", "explore", str(model), "--no-open", "--port", "0"]
+    with subprocess.Popen([*command, "--store", str(folder)], stdout=subprocess.PIPE, text=True) as server:
+        yield server, server.stdout.readline().strip()
+        server.terminate()
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    model = exported(folder / "tiny faces.safetensors")
-    command = [sys.executable, "-m", "stylegan_lightning.cli.main", "explore", str(model), "--no-open"]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--store", str(folder / "kept")], stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.terminate()
+    with serving(exported(folder / "tiny faces.safetensors"), folder / "kept") as (_, place):
+        yield place
 
 
 @pytest.fixture
@@ -276,12 +280,24 @@ def test_on_a_phone(open_page):
     assert page.locator("#random").bounding_box()["height"] >= 40
 
 
-def test_the_server_going_away_is_said(browser, tmp_path):
-    model = exported(tmp_path / "G.safetensors")
-    command = [sys.executable, "-m", "stylegan_lightning.cli.main", "explore", str(model), "--no-open", "--port", "0"]
-    with subprocess.Popen([*command, "--store", str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
+def test_classes(browser, tmp_path):
+    model = exported(tmp_path / "G.safetensors", "stylegan2", "data.classes=hair", "model.c_dim=4")
+    with serving(model, tmp_path) as (_, place):
         page = browser.new_page()
-        page.goto(server.stdout.readline().strip())
+        page.goto(f"{place}#a=5")
+        assert settled(page) == "a=5c0"
+        first = shown(page)
+        page.select_option("#class-a", "2")
+        assert settled(page) == "a=5c2" and not np.array_equal(first, shown(page))
+        page.click("#random-b")
+        assert re.fullmatch(r"a=5c2&b=\d+c0&mix=0.5", settled(page))
+        page.close()
+
+
+def test_the_server_going_away_is_said(browser, tmp_path):
+    with serving(exported(tmp_path / "G.safetensors"), tmp_path) as (server, place):
+        page = browser.new_page()
+        page.goto(place)
         settled(page)
         server.terminate()
         assert server.wait(20) is not None
