@@ -27,6 +27,7 @@ from stylegan_lightning.latent.codes import parse_seeds, styles_of
 from stylegan_lightning.latent.directions import Directions, pca, sefa, strip
 from stylegan_lightning.latent.face_regressor import FaceRegressor, face_regressor_for
 from stylegan_lightning.latent.judging import STRENGTHS, Judgement, judge, leakage_matrix, markdown
+from stylegan_lightning.latent.steering import steered
 from stylegan_lightning.latent.supervised import METHODS, Method, supervised
 from stylegan_lightning.networks import Generator
 
@@ -53,9 +54,12 @@ def summary(title: str, judged: Sequence[Judgement]) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
-def print_methods(G: Generator, examples: dict[str, Examples], other: FaceRegressor, ws: Tensor) -> None:
+def print_methods(
+    G: Generator, examples: dict[str, Examples], other: FaceRegressor, ws: Tensor, best: Sequence[Judgement]
+) -> None:
     print("\n| method, samples | rank | leakage | picture by picture | moved (sd) | " + " | ".join(NAMES) + " |")
     print("|---" * (5 + len(NAMES)) + "|")
+    print(summary("steered", best))
     for title, method, kind in compared(examples):
         found = find(G, examples[kind], method, hold="nothing" not in title)
         print(summary(title, judge(G, found, other, ws)), flush=True)
@@ -112,16 +116,17 @@ def main() -> None:
     examples = {kind: sample_examples(G, reader, options.samples, mixed=kind == "mixed") for kind in ("mixed", "plain")}
     seeds = range(FIRST_JUDGED, FIRST_JUDGED + options.judged)
     ws = styles_of(G, seeds, psi=options.psi)
-    found = find(G, examples["mixed"], DEFAULT, hold=True)
+    keep = examples["mixed"].names
+    found = steered(G, reader, find(G, examples["mixed"], DEFAULT, hold=True), keep)
     found.save(options.out / "directions.safetensors")
     judged = judge(G, found, other, ws)
     moved = f"{len(ws)} pictures, {STRENGTHS[0]:+g} to {STRENGTHS[-1]:+g}"
-    print(f"\n{DEFAULT}, {options.samples} mixed samples; {moved}, psi {options.psi:g}:\n")
+    print(f"\nsteered, from {DEFAULT} of {options.samples} mixed samples; {moved}, psi {options.psi:g}:\n")
     print(markdown(judged), flush=True)
     print(f"Of pictures that are not truncated (psi 1):\n\n{markdown(judge(G, found, other, styles_of(G, seeds)))}")
     plot_leakage(options.out / "leakage.png", judged)
     draw_strips(options.out / "strips.png", G, found, styles_of(G, parse_seeds(options.strip_seeds), psi=options.psi))
-    print_methods(G, examples, other, ws)
+    print_methods(G, examples, other, ws, judged)
     print_unsupervised(G, other, ws)
 
 

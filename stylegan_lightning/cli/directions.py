@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stylegan_lightning.networks import Generator
 
 FACES = "faces"
+STEERED = "steered"
 DEFAULT_NAMES = ("yaw", "smile", "glasses", "hair_melanin", "light_azimuth")
 OTHERS, NONE = "others", "none"
 STRIP_ROWS = 4
@@ -31,8 +32,11 @@ STRIP_ROWS = 4
 def directions(
     model: common.Model,
     method: Annotated[
-        Literal["sefa", "pca", "balanced", "pattern", "ridge", "logistic", "means"],
-        typer.Option(help="Without attributes: closed-form factorisation or PCA of w. With attributes: the others."),
+        Literal["sefa", "pca", "steered", "balanced", "pattern", "ridge", "logistic", "means"],
+        typer.Option(
+            help="Without attributes: closed-form factorisation or PCA of w. With attributes: the others; steered, "
+            "the best, for faces."
+        ),
     ] = "sefa",
     out: Annotated[Path, typer.Option(help="A .safetensors file.")] = Path("directions.safetensors"),
     attributes: Annotated[
@@ -101,7 +105,10 @@ def directions(
     if supervised:
         examples = _examples(G, attributes or "", reader, samples, seed, plain, own)
         wanted = _wanted(names, examples, reader)
-        found = _supervised(G, examples, wanted, where, method, orthogonal_to)  # type: ignore[arg-type]
+        regression: Method = "balanced" if method == STEERED else method  # type: ignore[assignment]
+        found = _supervised(G, examples, wanted, where, regression, orthogonal_to)
+        if method == STEERED and reader is not None:
+            found = _steered(G, reader, found, _kept(orthogonal_to, examples), own, seed)
     else:
         found = _unsupervised(G, where, method, count or 8, samples, seed, own)
     found.save(out)
@@ -129,6 +136,11 @@ def _check_options(
     """Raises UserError for what is missing, and for what would do nothing."""
     if supervised and attributes is None:
         raise UserError(f"--method {method} learns from attributes: give --attributes faces, or a .csv or .json file")
+    if method == STEERED and attributes != FACES:
+        raise UserError(
+            "--method steered learns from pictures as they are moved, which a file cannot tell: "
+            "give --attributes faces, or choose --method balanced"
+        )
     if not supervised and attributes not in (None, FACES):
         raise UserError(f"--method {method} looks at no attributes; leave the file out, or choose --method balanced")
     faces = attributes == FACES
@@ -211,11 +223,24 @@ def _supervised(
 
     from stylegan_lightning.latent.supervised import supervised
 
-    text = orthogonal_to or OTHERS
-    keep = {OTHERS: list(examples.names), NONE: []}.get(text, [n.strip() for n in text.split(",")])
+    keep = _kept(orthogonal_to, examples)
     found = supervised(G, examples, names, layers, method=method, orthogonal_to=keep)
     about = {"pictures": str(len(examples.ws)), "orthogonal_to": ",".join(keep) or NONE}
     return replace(found, about=about)
+
+
+def _kept(orthogonal_to: str | None, examples: Examples) -> list[str]:
+    text = orthogonal_to or OTHERS
+    return {OTHERS: list(examples.names), NONE: []}.get(text, [n.strip() for n in text.split(",")])
+
+
+def _steered(
+    G: Generator, reader: FaceRegressor, found: Directions, keep: list[str], label: int | list[float] | None, seed: int
+) -> Directions:
+    from stylegan_lightning.latent.steering import Steering, steered
+
+    bar = common.progress("steering", "step")
+    return steered(G, reader, found, keep, Steering(seed=seed), label=label, progress=bar)
 
 
 def _unsupervised(

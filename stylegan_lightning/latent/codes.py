@@ -46,6 +46,19 @@ def device_of(G: nn.Module) -> torch.device:
 # -------------------------------------------------------------------------------------------------- seeds
 
 
+@contextlib.contextmanager
+def frozen(G: Generator) -> Iterator[None]:
+    """While open, G is in eval mode and none of its parameters collects gradients."""
+    training, needed = G.training, [p for p in G.parameters() if p.requires_grad]
+    G.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        G.train(training)
+        for parameter in needed:
+            parameter.requires_grad_(True)
+
+
 def parse_seeds(text: str) -> list[int]:
     """ "0-3,7" -> [0, 1, 2, 3, 7]. Raises UserError for anything else than numbers and ranges."""
     seeds: list[int] = []

@@ -18,6 +18,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.files import replacing
 from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, silent
 from stylegan_lightning.metrics.features import resize_antialias, to_rgb
+from stylegan_lightning.metrics.perceptual import rgb
 from stylegan_lightning.networks import Generator
 
 FORMAT = "stylegan_lightning face regressor 1"
@@ -66,6 +67,7 @@ class FaceRegressor(nn.Module):
         super().__init__()
         self.size, self.channels = size, channels
         self.names = tuple(FACTORS)
+        self.two_valued: tuple[str, ...] = (GLASSES,)
         self.far = _convolutions((16, 32, 48), (2, 2, 2))
         self.near = _convolutions((24, 48, 96, 128), (1, 2, 2, 2))
         features = 16 * (48 + 128)
@@ -89,6 +91,10 @@ class FaceRegressor(nn.Module):
     def both_ways(self, x: Tensor) -> Tensor:
         """`standardised`, as the mean of what the picture and its mirror image say."""
         return (self.standardised(x) + self.mirrored(self.standardised(x.flip(3)))) / 2
+
+    def continuous(self, img: Tensor) -> Tensor:
+        """img [N, 1|3|4, H, W] in [-1, 1] -> [N, 38] in standard deviations from the mean, with gradients."""
+        return self.both_ways(resize_antialias(rgb(img), SIZE))
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:

@@ -19,7 +19,17 @@ from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import to_dynamic_range
-from stylegan_lightning.latent.codes import Codes, Progress, device_of, label_of, noise_maps, render, silent, synthesise
+from stylegan_lightning.latent.codes import (
+    Codes,
+    Progress,
+    device_of,
+    frozen,
+    label_of,
+    noise_maps,
+    render,
+    silent,
+    synthesise,
+)
 from stylegan_lightning.latent.degradations import AddedNoise, Degradation, Identity
 from stylegan_lightning.latent.likeness import LayeredDistance, Likeness, noise_autocorrelation, normalised
 from stylegan_lightning.latent.spaces import (
@@ -147,18 +157,12 @@ def project(
         distance = load_distance("efflite0")  # type: ignore[assignment]
     if isinstance(distance, nn.Module):
         distance.to(target.device)
-    start, training = time.perf_counter(), G.training
-    needed = [p for p in G.parameters() if p.requires_grad]
-    G.eval().requires_grad_(False)
-    try:
+    start = time.perf_counter()
+    with frozen(G):
         likeness = Likeness(target, degradation, distance)
         found = _searched(_Starts(G, likeness, settings, space, label), watch, every, progress)
         codes = Codes(found.ws, tuple(names or [f"picture {i}" for i in range(len(target))]), found.noise)
         images = render(G, codes.ws, noise=codes.noise)
-    finally:
-        G.train(training)
-        for parameter in needed:
-            parameter.requires_grad_(True)
     with torch.no_grad():
         finished = to_dynamic_range(images).to(target.device)
         psnr = likeness.psnr(finished).cpu()

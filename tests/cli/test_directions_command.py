@@ -15,11 +15,13 @@ from PIL import Image
 
 import stylegan_lightning
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.latent import steering
 from stylegan_lightning.latent.attributes import examples_of_file, sample_examples
 from stylegan_lightning.latent.codes import render, styles_of
 from stylegan_lightning.latent.directions import Directions, pca, sefa, strip
 from stylegan_lightning.latent.face_regressor import FaceRegressor, prepare
 from stylegan_lightning.latent.judging import judge, markdown
+from stylegan_lightning.latent.steering import Steering, steered
 from stylegan_lightning.latent.supervised import supervised
 
 NAMES = ["yaw", "smile", "glasses", "hair_melanin", "light_azimuth"]
@@ -111,6 +113,15 @@ def test_from_faces(models, reader, here, model):
     assert (here / "r.md").read_text().startswith("| direction |")
 
 
+def test_steered(models, reader, here, monkeypatch):
+    monkeypatch.setattr(steering, "Steering", partial(Steering, steps=4))
+    G, net = stylegan_lightning.load(models["stylegan2"]), FaceRegressor.load(reader)
+    common = ["--attributes", "faces", "--regressor", reader, "--samples", 60, "--names", "yaw,smile"]
+    done(models["stylegan2"], "--method", "steered", *common, "--orthogonal-to", "yaw,jaw", "--seed", 2)
+    start = supervised(G, sample_examples(G, net, 60, seed=2), ["yaw", "smile"], range(6), orthogonal_to=["yaw", "jaw"])
+    same(here / "directions.safetensors", steered(G, net, start, ["yaw", "jaw"], Steering(steps=4, seed=2)))
+
+
 def test_from_a_table(models, here):
     rows = ["seed,smile,hat"] + [f"{i},{(i * 7) % 11},{'yes' if i % 3 else 'no'}" for i in range(40)]
     (here / "mine.csv").write_text("\n".join(rows))
@@ -157,6 +168,7 @@ def test_a_conditional_model_is_drawn_in_turn(reader, here):
         (["--method", "means", "--attributes", "a.csv", "--samples", "9"], "--samples does nothing"),
         (["--method", "means", "--attributes", "a.csv", "--report", "r.md"], "give --attributes faces"),
         (["--method", "means", "--attributes", "faces", "--report", "r.txt"], ".md or a .json"),
+        (["--method", "steered", "--attributes", "a.csv"], "give --attributes faces, or choose --method balanced"),
         (["--method", "means", "--attributes", "a.csv"], "cannot read a.csv"),
         (["--strengths", "1,2,x"], "--strengths must be numbers"),
         (["--strengths", "1,2"], "at least three"),
