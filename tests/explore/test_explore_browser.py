@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import subprocess
 import sys
@@ -280,9 +279,9 @@ def test_on_a_phone(open_page):
     assert page.locator("#random").bounding_box()["height"] >= 40
 
 
-def test_classes(browser, tmp_path):
+def test_classes_and_a_server_that_goes_away(browser, tmp_path):
     model = exported(tmp_path / "G.safetensors", "stylegan2", "data.classes=hair", "model.c_dim=4")
-    with serving(model, tmp_path) as (_, place):
+    with serving(model, tmp_path) as (server, place):
         page = browser.new_page()
         page.goto(f"{place}#a=5")
         assert settled(page) == "a=5c0"
@@ -291,23 +290,8 @@ def test_classes(browser, tmp_path):
         assert settled(page) == "a=5c2" and not np.array_equal(first, shown(page))
         page.click("#random-b")
         assert re.fullmatch(r"a=5c2&b=\d+c0&mix=0.5", settled(page))
-        page.close()
-
-
-def test_the_server_going_away_is_said(browser, tmp_path):
-    with serving(exported(tmp_path / "G.safetensors"), tmp_path) as (server, place):
-        page = browser.new_page()
-        page.goto(place)
-        settled(page)
         server.terminate()
         assert server.wait(20) is not None
         page.keyboard.press("r")
         until(page, "document.getElementById('status').textContent.includes('does not answer')")
         page.close()
-
-
-def test_pictures_are_png(address, browser):
-    page = browser.new_page()
-    response = page.goto(f"{address}api/image?a=1")
-    assert response is not None and Image.open(io.BytesIO(response.body())).format == "PNG"
-    page.close()

@@ -293,7 +293,8 @@ def test_attributes() -> None:
 def test_two_ranks_equal_one(build: Callable[[], Metric], G: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     single = values_of(build(), Subject(G, REALS))
     shared = as_two_ranks(monkeypatch, lambda: values_of(build(), Subject(G, REALS)))
-    assert shared == pytest.approx(single, rel=1e-5) and min(single.values()) > 0
+    steps = 1e-3 if isinstance(build(), PathLength) else 1e-5  # squares of differences over 1e-4, of float32 images
+    assert shared == pytest.approx(single, rel=steps) and min(single.values()) > 0
 
 
 def test_two_ranks_equal_one_where_the_second_has_no_images(G: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
