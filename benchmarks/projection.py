@@ -17,7 +17,8 @@ import torch
 import stylegan_lightning
 from stylegan_lightning.data.faces import Faces
 from stylegan_lightning.imaging import image_grid, save_png
-from stylegan_lightning.latent.projection import Settings, project, size_of
+from stylegan_lightning.latent.codes import size_of
+from stylegan_lightning.latent.projection import Settings, project
 from stylegan_lightning.latent.sampling import generate
 from stylegan_lightning.launch import keep_freed_memory
 

@@ -27,8 +27,8 @@ from torch import Tensor
 import stylegan_lightning
 from stylegan_lightning.data.faces import Faces
 from stylegan_lightning.imaging import image_grid, save_png, to_dynamic_range, to_uint8
+from stylegan_lightning.latent.codes import size_of
 from stylegan_lightning.latent.degradations import AddedNoise, Degradation, Downscale, Grey, Mask
-from stylegan_lightning.latent.projection import size_of
 from stylegan_lightning.latent.repair import repair, settings_for
 from stylegan_lightning.latent.restoring import luma
 from stylegan_lightning.launch import keep_freed_memory

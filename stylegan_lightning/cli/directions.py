@@ -206,7 +206,7 @@ def _examples(
 
 def _wanted(names: str | None, examples: Examples, reader: FaceRegressor | None) -> list[str]:
     if names is not None:
-        wanted = [n.strip() for n in names.split(",")]
+        wanted = _listed(names)
         unread = [n for n in wanted if reader is not None and n in reader.names and n not in examples.names]
         if unread:
             raise UserError(
@@ -229,9 +229,13 @@ def _supervised(
     return replace(found, about=about)
 
 
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def _kept(orthogonal_to: str | None, examples: Examples) -> list[str]:
     text = orthogonal_to or OTHERS
-    return {OTHERS: list(examples.names), NONE: []}.get(text, [n.strip() for n in text.split(",")])
+    return {OTHERS: list(examples.names), NONE: []}.get(text, _listed(text))
 
 
 def _steered(

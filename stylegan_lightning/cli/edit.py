@@ -123,19 +123,18 @@ def _parse_direction(G: Generator, text: str):  # type: ignore[no-untyped-def]
 
 
 def _region(G: Generator, path: Path, border: float) -> Tensor:
+    from stylegan_lightning.latent.codes import size_of
     from stylegan_lightning.latent.editing import feather
 
-    return feather(common.read_mask(path, _size(G)), border)
-
-
-def _size(G: Generator) -> int:
-    return int(getattr(G.synthesis, "resolution", G.img_resolution))
+    return feather(common.read_mask(path, size_of(G)), border)
 
 
 def _photo(G: Generator, path: Path, count: int) -> Tensor:
+    from stylegan_lightning.latent.codes import size_of
+
     if count != 1:
         raise UserError(f"--photo belongs to one code; CODES names {count}")
-    return common.read_picture(path, _size(G), G.img_channels)
+    return common.read_picture(path, size_of(G), G.img_channels)
 
 
 def _draw(

@@ -74,8 +74,9 @@ def project(
     before and after, overview.png all of them, curve.png how the searches went, results.json how near they came.
     """
     from stylegan_lightning.imaging import to_dynamic_range
+    from stylegan_lightning.latent.codes import size_of
     from stylegan_lightning.latent.degradations import Identity
-    from stylegan_lightning.latent.projection import Settings, checked, size_of
+    from stylegan_lightning.latent.projection import Settings, checked
     from stylegan_lightning.latent.projection import project as search
 
     check_folder(out)

@@ -72,7 +72,8 @@ def repair(
     put back: pixels outside the mask to the last bit, means of squares and brightness to rounding. NAME.png is the
     result, overview.png shows input and result side by side.
     """
-    from stylegan_lightning.latent.projection import size_of
+    from stylegan_lightning.latent.codes import size_of
+    from stylegan_lightning.latent.degradations import Downscale
     from stylegan_lightning.latent.repair import repair as mend
     from stylegan_lightning.latent.repair import settings_for
 
@@ -82,9 +83,9 @@ def repair(
     name = distance or ("none" if task == "denoise" else "efflite0")
     network = perceptual(name, weights)
     G = common.load_model(model, device)
+    size = size_of(G)
     if task == "upscale":
-        _check_factor(factor or 4, size_of(G))
-    size = size_of(G) // (factor or 4) if task == "upscale" else size_of(G)
+        _, size, _ = Downscale(factor or 4).check(int(G.img_channels), size)
     pictures, names = gather(images, size, int(G.img_channels), crop)
     damage = _damage(G, task, mask, factor or 4, 25.0 if sigma is None else sigma)
     left = _left(G, pictures, damage)
@@ -111,16 +112,10 @@ def _check_options(task: str, given: dict[str, object]) -> None:
         raise UserError("--task inpaint needs --mask: a picture that is white where to repair")
 
 
-def _check_factor(factor: int, size: int) -> None:
-    from stylegan_lightning.latent.degradations import Downscale
-
-    Downscale(factor).check(3, size)
-
-
 def _damage(G: Generator, task: str, mask: Path | None, factor: int, sigma: float) -> Callable[[Tensor], Degradation]:
     """What happened to pictures, told what is left of them."""
+    from stylegan_lightning.latent.codes import size_of
     from stylegan_lightning.latent.degradations import AddedNoise, Downscale, Grey, Mask
-    from stylegan_lightning.latent.projection import size_of
 
     if task == "inpaint":
         assert mask is not None
@@ -133,8 +128,9 @@ def _damage(G: Generator, task: str, mask: Path | None, factor: int, sigma: floa
 def _left(G: Generator, pictures: Tensor, damage: Callable[[Tensor], Degradation]) -> Tensor:
     """float in [-1, 1] on G's device, checked; of pictures to be coloured, their luma."""
     from stylegan_lightning.imaging import to_dynamic_range
+    from stylegan_lightning.latent.codes import size_of
     from stylegan_lightning.latent.degradations import Grey
-    from stylegan_lightning.latent.projection import checked, size_of
+    from stylegan_lightning.latent.projection import checked
 
     left = to_dynamic_range(pictures).to(next(G.parameters()))
     degradation = damage(left)

@@ -15,7 +15,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.explore.state import Abilities, Picture, Point
 from stylegan_lightning.explore.store import Store
 from stylegan_lightning.imaging import image_grid, to_pil
-from stylegan_lightning.latent.codes import Codes, device_of, noise_maps, render, styles_of
+from stylegan_lightning.latent.codes import Codes, device_of, noise_maps, own_noise, render, size_of, styles_of
 from stylegan_lightning.latent.directions import Direction, Directions, sefa
 from stylegan_lightning.latent.walking import slerp
 from stylegan_lightning.networks import Generator
@@ -33,7 +33,7 @@ class Painter:
         self.G, self.store = G, store
         self.directions = {d.name: d for d in directions}
         self.can = Abilities(int(G.active_ws), int(G.c_dim), tuple(self.directions))
-        self.size = int(getattr(G.synthesis, "resolution", G.img_resolution))
+        self.size = size_of(G)
         self.has_noise = bool(noise_maps(G))
 
     def code(self, picture: Picture) -> Codes:
@@ -77,9 +77,8 @@ class Painter:
     def _blend_noise(self, start: Codes, end: Codes, t: float) -> dict[str, Tensor]:
         if not start.noise and not end.noise:
             return {}
-        own = dict(self.G.synthesis.named_buffers())  # type: ignore[attr-defined]
-        maps = {m.name: own[m.name].float().cpu().expand(1, 1, *m.size) for m in noise_maps(self.G)}
-        return {name: torch.lerp(start.noise.get(name, b), end.noise.get(name, b), t) for name, b in maps.items()}
+        own = {name: maps.cpu() for name, maps in own_noise(self.G).items()}
+        return {name: torch.lerp(start.noise.get(name, b), end.noise.get(name, b), t) for name, b in own.items()}
 
 
 def encode(image: Tensor, size: int | None = None) -> bytes:

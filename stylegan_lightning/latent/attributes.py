@@ -43,8 +43,11 @@ class AttributeRegressor(Protocol):
 
 
 def readable(regressor: AttributeRegressor) -> tuple[str, ...]:
-    """The attributes that it reads well enough (`READABLE`)."""
-    return tuple(n for n, q in zip(regressor.names, regressor.quality.tolist(), strict=True) if q >= READABLE)
+    """The attributes that it reads well enough (`READABLE`). Raises UserError where there are none."""
+    names = tuple(n for n, q in zip(regressor.names, regressor.quality.tolist(), strict=True) if q >= READABLE)
+    if not names:
+        raise UserError("the regressor reads no attribute of pictures of this size and these channels")
+    return names
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,6 @@ def sample_examples(
     if samples < 2:
         raise UserError(f"directions are found from many pictures; got {samples} samples")
     names = readable(regressor)
-    if not names:
-        raise UserError("the regressor reads no attribute of pictures of this size and these channels")
     w = sample_w(G, samples, seed, label)
     ws = w[:, None].expand(-1, G.num_ws, -1)
     mixed = mixed and G.num_ws > 1

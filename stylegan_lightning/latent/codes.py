@@ -158,6 +158,11 @@ def sample_w(G: Generator, count: int, seed: int = 0, label: int | Sequence[floa
 # ----------------------------------------------------------------------------------------------- pictures
 
 
+def size_of(G: Generator) -> int:
+    """Pixels across of the pictures that G draws at present; a growing network has a way to go to `img_resolution`."""
+    return int(getattr(G.synthesis, "resolution", G.img_resolution))
+
+
 class NoiseMap(NamedTuple):
     name: str
     size: tuple[int, int]
@@ -166,8 +171,13 @@ class NoiseMap(NamedTuple):
 def noise_maps(G: Generator) -> list[NoiseMap]:
     """The noise inputs of the synthesis network that reach the picture, coarse to fine; none for most models."""
     found = [NoiseMap(n, (b.shape[-2], b.shape[-1])) for n, b in _buffers(G) if n.rsplit(".", 1)[-1] == NOISE]
-    largest = getattr(G.synthesis, "resolution", G.img_resolution)  # of a network that is still growing
-    return [m for m in found if m.size[0] <= largest]
+    return [m for m in found if m.size[0] <= size_of(G)]
+
+
+def own_noise(G: Generator) -> dict[str, Tensor]:
+    """float [1, 1, H, W], of the model itself, by the names of `noise_maps`."""
+    own = dict(_buffers(G))
+    return {m.name: own[m.name].float().expand(1, 1, *m.size) for m in noise_maps(G)}
 
 
 def _buffers(G: Generator) -> list[tuple[str, Tensor]]:
@@ -206,8 +216,7 @@ def render(
         with _seeded(seeds[i] if seeds is not None else i, noise_mode == "random" and not own):
             images.append(to_uint8(synthesise(G, w, noise_mode=noise_mode, noise=own).float()).cpu())
         progress(i + 1, len(ws))
-    size = getattr(G.synthesis, "resolution", G.img_resolution)
-    return torch.cat(images) if images else torch.zeros(0, G.img_channels, size, size, dtype=torch.uint8)
+    return torch.cat(images) if images else torch.zeros(0, G.img_channels, size_of(G), size_of(G), dtype=torch.uint8)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stylegan_lightning.data.faces import FACTORS, Faces, sample_factors
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.files import replacing
-from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, silent
+from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, silent, size_of
 from stylegan_lightning.metrics.features import resize_antialias, to_rgb
 from stylegan_lightning.metrics.perceptual import rgb
 from stylegan_lightning.networks import Generator
@@ -175,7 +175,7 @@ def face_regressor_for(
 
     Raises UserError for a file that holds something else or was made for pictures of another size or other channels.
     """
-    resolution, channels = int(getattr(G.synthesis, "resolution", G.img_resolution)), int(G.img_channels)
+    resolution, channels = size_of(G), int(G.img_channels)
     if path is not None and path.exists():
         net = FaceRegressor.load(path)
         if (net.size, net.channels) != (min(resolution, SIZE), channels):

@@ -26,8 +26,10 @@ from stylegan_lightning.latent.codes import (
     frozen,
     label_of,
     noise_maps,
+    own_noise,
     render,
     silent,
+    size_of,
     synthesise,
 )
 from stylegan_lightning.latent.degradations import AddedNoise, Degradation, Identity
@@ -170,11 +172,6 @@ def project(
     return Projection(codes, images, found.curves, psnr, perceptual, space, time.perf_counter() - start)
 
 
-def size_of(G: Generator) -> int:
-    """Pixels across of the pictures that G draws at present."""
-    return int(getattr(G.synthesis, "resolution", G.img_resolution))
-
-
 def checked(G: Generator, targets: Tensor, degradation: Degradation) -> Tensor:
     """Targets as float in [-1, 1] on G's device. Raises UserError where they do not fit the model, or hold NaN."""
     shape = degradation.check(int(G.img_channels), size_of(G))
@@ -292,10 +289,11 @@ class _Search:
         """Maps to search for, from the model's own."""
         if not self.settings.optimise_noise:
             return {}
-        buffers = dict(self.G.synthesis.named_buffers())  # type: ignore[attr-defined]
         count = len(self.likeness.target)
-        maps = {m.name: buffers[m.name].float() for m in noise_maps(self.G)}
-        return {n: normalised(b.expand(count, 1, *b.shape[-2:])).clone().requires_grad_() for n, b in maps.items()}
+        return {
+            name: normalised(maps.expand(count, -1, -1, -1)).clone().requires_grad_()
+            for name, maps in own_noise(self.G).items()
+        }
 
     def run(self, watch: Watch | None, every: int, progress: Progress) -> bool:
         """Whether `watch` ended it."""

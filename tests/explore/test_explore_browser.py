@@ -226,8 +226,9 @@ def test_a_photo_is_projected_with_live_progress(open_page):
     page = open_page("#a=1")
     page.set_input_files("#file", {"name": "me.png", "mimeType": "image/png", "buffer": png(40)})
     page.wait_for_selector("#jobs li[data-state=running]")
-    page.wait_for_selector("#jobs li img[src*='step=']")
     page.wait_for_selector("#jobs li[data-state=done]", timeout=120_000)
+    asked = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert any("preview.png?step=" in name for name in asked), "pictures on the way"
     link = settled(page)
     assert link.startswith("a=w") and "dB" in page.inner_text("#jobs") and page.inner_text(".kept >> nth=0") == "me"
     page.click("#undo")
