@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from stylegan_lightning.config.stored import PARTIAL, PARTS, TARGET, check_stored
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
 from stylegan_lightning.data.labels import label_kind
@@ -29,8 +34,6 @@ from stylegan_lightning.schedule import Schedule
 from stylegan_lightning.training.checkpoint import find_checkpoint, read_checkpoint, under
 from stylegan_lightning.training.module import GAN, AdamSettings, EMASettings
 from stylegan_lightning.training.recompute import set_activation_checkpointing
-
-OURS = "stylegan_lightning."
 
 
 def device_count(devices: Any) -> int:
@@ -79,30 +82,48 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _build(node: Any) -> Any:
-    if node is None:
-        return None
+    """What a node names, with what its own nodes name; None for None. Raises UserError where that cannot be."""
+    return None if node is None else _built(OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+
+
+def _built(node: Any) -> Any:
+    """Parts of this package come from their table, never by a path; anything else was typed by the user (`stored`)."""
+    if isinstance(node, list):
+        return [_built(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    name = node.get(TARGET)
     try:
-        return hydra.utils.instantiate(node, _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        cause = error.__cause__
+        if name is not None and name not in PARTS:
+            return hydra.utils.instantiate(node, _convert_="all")
+        given = {key: _built(value) for key, value in node.items() if key not in (TARGET, PARTIAL)}
+        if name is None:
+            return given
+        return partial(PARTS[name], **given) if node.get(PARTIAL) else PARTS[name](**given)
+    except UserError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
-        raise UserError(f"{node.get('_target_')} cannot be built: {cause or error}") from error
+        raise UserError(f"{name} cannot be built: {cause}") from cause
 
 
-def build_dataset(cfg: DictConfig, progress: Callable[[int, int], None] | None = None) -> PreparedDataset:
-    """The prepared data of `cfg.data`; the first run on a data set reads all of it once. Shards are not prepared."""
-    data = cfg.data
-    if data.get("path", "") is None:
-        data = OmegaConf.merge(data, {"path": str(default_cache_dir() / "torchvision")})
-        cfg = OmegaConf.merge(cfg, {"data": data})  # type: ignore[assignment]
+def build_dataset(
+    cfg: DictConfig, progress: Callable[[int, int], None] | None = None, cache_dir: str | Path | None = None
+) -> PreparedDataset:
+    """The prepared data of `cfg.data`; the first run on a data set reads all of it once. Shards are not prepared.
+
+    With `cache_dir`, that of the configuration is only read.
+    """
     source = _build(cfg.data.source)
-    options: dict[str, Any] = {"cache_dir": cfg.data.cache_dir, "mirror": cfg.data.mirror}
+    options: dict[str, Any] = {"cache_dir": cache_dir or cfg.data.cache_dir, "mirror": cfg.data.mirror}
     if isinstance(source, Shards):
         more = {key: cfg.data[key] for key in ("max_cache", "window_chunks")}
         dataset: PreparedDataset = StreamedDataset(source, **options, **more)
     else:
-        dataset = prepare(source, on_error=cfg.data.on_error, progress=progress, **options)
+        made = cfg.data.cache_dir if cache_dir else None
+        dataset = prepare(source, on_error=cfg.data.on_error, progress=progress, made_in=made, **options)
     if len(dataset.images) < 2:
         raise UserError(f"{dataset.name} has {len(dataset.images)} image; training needs at least 2")
     return dataset if cfg.get("first_images") is None else dataset.first(cfg.first_images)
@@ -236,30 +257,54 @@ def cache_dir(cfg: DictConfig) -> Path:
     return Path(cfg.cache_dir).expanduser() if cfg.cache_dir else default_cache_dir()
 
 
-def foreign_targets(node: Any) -> list[str]:
-    """Every `_target_` in `node` that is not a part of this package."""
-    if isinstance(node, dict):
-        target = node.get("_target_", OURS)
-        own = [] if str(target).startswith(OURS) else [str(target)]
-        return own + [t for value in node.values() for t in foreign_targets(value)]
-    if isinstance(node, list):
-        return [t for value in node for t in foreign_targets(value)]
-    return []
-
-
 def checkpoint_config(checkpoint: dict[str, Any], path: Path) -> DictConfig:
-    """The configuration inside a checkpoint. Raises UserError when it would run code from outside this package."""
-    config = {**checkpoint["config"]}
-    metrics = config.get("metrics", {})
-    own = {name: each for name, each in metrics.get("each", {}).items() if not foreign_targets(each)}
-    if len(own) < len(metrics.get("each", {})):  # a metric is not worth refusing the model for
-        config["metrics"] = {**metrics, "each": own}
-    foreign = foreign_targets(config)
-    if foreign:
-        raise UserError(f"{path} names code outside this package, which is not run: {', '.join(sorted(set(foreign)))}")
-    cfg = OmegaConf.create(config)
-    assert isinstance(cfg, DictConfig)
+    """The configuration inside a checkpoint, checked as data (`stored`), and that its networks are those of the
+    weights beside it. Raises UserError."""
+    cfg = OmegaConf.create(check_stored(checkpoint["config"], path))
+    for key in ("model.generator", "model.discriminator", "model.name"):
+        if OmegaConf.select(cfg, key) is None:
+            raise UserError(f"{path} is damaged: its configuration lacks {key}")
+    for prefix, build in (("G_ema.", build_generator), ("D.", build_discriminator)):
+        state = under(checkpoint["state_dict"], prefix)
+        if state or build is build_generator:
+            _check_sizes(lambda build=build: build(cfg), state, f"{path}, {prefix[:-1]}")  # type: ignore[misc]
     return cfg
+
+
+def _check_sizes(build: Callable[[], nn.Module], state: dict[str, Any], where: str) -> None:
+    """Raises UserError where the network has other sizes than its weights; found without taking memory for it."""
+    room = sum(t.numel() for t in state.values() if isinstance(t, torch.Tensor))
+    try:
+        with torch.device("meta"), _at_most(2 * room):
+            own = build().state_dict()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    for name, tensor in own.items():
+        other = state.get(name)
+        if isinstance(tensor, torch.Tensor) and isinstance(other, torch.Tensor) and tensor.shape != other.shape:
+            raise UserError(
+                f"{where}: the weights do not fit the configuration beside them: {name} is {list(other.shape)}, "
+                f"not {list(tensor.shape)}"
+            )
+
+
+@contextlib.contextmanager
+def _at_most(limit: int) -> Iterator[None]:
+    """While open, networks that this thread builds have at most `limit` parameters: raises UserError as they grow."""
+    made, thread = 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal made
+        if parameter is not None and threading.get_ident() == thread:
+            made += parameter.numel()
+            if made > limit:
+                raise UserError("the configuration asks for a larger network than there are weights for")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, path: Path) -> None:
@@ -270,14 +315,19 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str,
         raise UserError(f"the weights in {path} do not fit this network: {error}") from None
 
 
+def restored_generator(checkpoint: dict[str, Any], path: Path) -> tuple[Generator, DictConfig]:
+    """`G_ema` in eval mode, on the CPU, and the configuration of a checkpoint. Raises UserError as `load_generator`."""
+    cfg = checkpoint_config(checkpoint, path)
+    G = build_generator(cfg)
+    load_weights(G, checkpoint["state_dict"], "G_ema.", path)
+    return G.eval().requires_grad_(False), cfg
+
+
 def load_generator(path: str | Path) -> Generator:
     """`G_ema` of a checkpoint or of a run directory's last checkpoint, in eval mode, on the CPU.
 
     Everything needed is in the file, which is read without executing anything in it.
-    Raises UserError when it is missing, damaged, foreign, or names code outside this package.
+    Raises UserError when it is missing, damaged, foreign, or names anything that is not in the table of `stored`.
     """
     path = find_checkpoint(path)
-    checkpoint = read_checkpoint(path)
-    G = build_generator(checkpoint_config(checkpoint, path))
-    load_weights(G, checkpoint["state_dict"], "G_ema.", path)
-    return G.eval().requires_grad_(False)
+    return restored_generator(read_checkpoint(path), path)[0]

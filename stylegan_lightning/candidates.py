@@ -76,10 +76,7 @@ def load_candidate(path: Path, cfg: DictConfig) -> Candidate:
     if is_images(path):
         return Candidate(path, load_images(path, cfg))
     checkpoint = read_checkpoint(path)
-    own = builders.checkpoint_config(checkpoint, path)
-    G = builders.build_generator(own)
-    builders.load_weights(G, checkpoint["state_dict"], "G_ema.", path)
-    G = G.eval().requires_grad_(False)  # type: ignore[assignment]
+    G, own = builders.restored_generator(checkpoint, path)
     return Candidate(path, G, own, checkpoint["progress"]["nimg"] / 1000)
 
 
@@ -95,20 +92,21 @@ def load_images(path: Path, cfg: DictConfig) -> PreparedDataset:
     return dataset
 
 
-def training_data(candidate: Candidate, data_path: str | None) -> PreparedDataset:
+def training_data(candidate: Candidate, given: DictConfig) -> PreparedDataset:
     """The data that the checkpoint was trained on, from `data_path` if they have moved.
 
-    Raises UserError when their labels no longer fit the network.
+    What must be prepared anew is written to the cache of this evaluation, never where a checkpoint says. Raises
+    UserError when their labels no longer fit the network.
     """
     assert candidate.cfg is not None and candidate.G is not None
-    cfg = candidate.cfg.copy()
+    cfg, data_path = candidate.cfg.copy(), given.data_path
     if data_path is not None:
         if "path" not in cfg.data:
             raise UserError(
                 f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
             )
         builders.change(cfg, "data.path", data_path)
-    dataset = builders.build_dataset(cfg)
+    dataset = builders.build_dataset(cfg, cache_dir=given.data_cache_dir or builders.cache_dir(given))
     if dataset.c_dim != candidate.G.c_dim:
         raise UserError(
             f"{candidate.path} was trained with {candidate.G.c_dim} label columns; the data now give {dataset.c_dim}"
@@ -123,11 +121,11 @@ def reals_for(
 
     The reals are `other`, which `reals=` named, else the checkpoint's training data; None where there are neither.
     """
-    own = training_data(candidate, cfg.data_path) if candidate.cfg is not None else None
+    own = training_data(candidate, cfg) if candidate.cfg is not None else None
     if other is None:
         return own, own
     if other.G is not None and other.G.c_dim and own is None:
-        own = training_data(other, cfg.data_path)
+        own = training_data(other, cfg)
     if other.G is not None and candidate.G is not None and other.G.c_dim != candidate.G.c_dim:
         raise UserError(
             f"reals={other.path} takes {other.G.c_dim} label columns and {candidate.path} takes {candidate.G.c_dim}: "

@@ -231,7 +231,7 @@ def _try(build: Callable[[DictConfig], T], cfg: DictConfig, problems: list[str])
     try:
         return build(cfg)
     except UserError as error:
-        problems.append(str(error.__cause__.__cause__) if error.__cause__ and error.__cause__.__cause__ else str(error))
+        problems.append(str(error.__cause__ or error))
         return None
 
 

@@ -18,8 +18,10 @@ from torch import nn
 import stylegan_lightning
 from stylegan_lightning import builders, reports
 from stylegan_lightning.candidates import Candidate, candidate_paths, device_of, load_candidate, reals_for
+from stylegan_lightning.config.stored import check_stored
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import safe_name
 from stylegan_lightning.imaging import image_grid, save_png
 from stylegan_lightning.metrics.metric import Subject
 from stylegan_lightning.metrics.sampling import place
@@ -93,7 +95,7 @@ def _evaluate(
 ) -> reports.Record:
     suite.check(subject)
     suite.prepare(subject)
-    name = f"{number:02d}_{candidate.path.stem}"
+    name = safe_name(f"{number:02d}_{candidate.path.stem}")
     record: reports.Record = {
         "checkpoint": str(candidate.path),
         "kimg": candidate.kimg,
@@ -110,7 +112,7 @@ def _evaluate(
     for _, found in suite.measure(subject):
         record["metrics"] += [value.as_dict() for value in found.values]
         for picture_name, picture in found.pictures.items():
-            file = out_dir / f"{picture_name}_{name}.png"
+            file = out_dir / f"{safe_name(f'{picture_name}_{name}')}.png"
             if place()[0] == 0:
                 save_png(file, picture)
             record["pictures"].append(str(file))
@@ -150,7 +152,10 @@ def attach_to_runs(records: Sequence[reports.Record], out_dir: Path) -> list[str
         own = load_logger(path)
         if own is None or not record["metrics"] or not record["run_id"]:
             continue
-        place = out_dir / "wandb_additions" / path.stem
+        if not _logged_here(path, record["run_id"]):
+            notes.append(f"{path} does not lie in the directory of the run that it names: nothing was added to that")
+            continue
+        place = out_dir / "wandb_additions" / safe_name(path.stem)
         place.mkdir(parents=True, exist_ok=True)
         try:
             run = wandb.init(
@@ -178,11 +183,17 @@ def attach_to_runs(records: Sequence[reports.Record], out_dir: Path) -> list[str
     return notes
 
 
+def _logged_here(checkpoint: Path, run_id: str) -> bool:
+    """Whether this machine has logged the run: a file from elsewhere does not choose where values are sent."""
+    runs = checkpoint.absolute().parent.parent / "wandb"
+    return any(folder.name.endswith(f"-{run_id}") for folder in runs.glob("*run-*"))
+
+
 def load_logger(path: Path) -> DictConfig | None:
     """How the run of a checkpoint logged to Weights & Biases; None where it did not."""
     if path.suffix != ".ckpt":
         return None
-    cfg = OmegaConf.create(read_checkpoint(path)["config"])
+    cfg = OmegaConf.create(check_stored(read_checkpoint(path)["config"], path))
     return cfg.logger if OmegaConf.select(cfg, "logger.wandb") else None
 
 

@@ -10,7 +10,7 @@ import secrets
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -72,10 +72,10 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size:,} bytes"
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
+def parse_json(text: str | bytes, where: object, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Raises UserError, which begins with `where`, for what is no JSON or is nested without end."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except RecursionError:
         raise UserError(f"{where} is nested too deeply to be read") from None
     except ValueError as error:

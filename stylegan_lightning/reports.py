@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import parse_json, replacing, safe_name
 from stylegan_lightning.metrics.value import MetricValue, check_comparable
 
 Record = dict[str, Any]
@@ -25,7 +25,7 @@ def read_records(path: Path) -> list[Record]:
     """Of an earlier evaluation: its results.json, or the folder that holds it. Raises UserError."""
     path = path / RESULTS if path.is_dir() else path
     try:
-        records = json.loads(path.read_text())["results"]
+        records = parse_json(path.read_bytes(), path)["results"]
         [m["comparable"] for record in records for m in record["metrics"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no results of evaluate.py ({type(error).__name__}: {error})") from error
@@ -123,7 +123,7 @@ def plot_over_kimg(records: Sequence[Record], out_dir: Path) -> list[Path]:
             if len(lines) > 1:
                 axes.legend()
 
-        files.append(out_dir / f"curve_{name.replace('/', '_')}.png")
+        files.append(out_dir / f"{safe_name(f'curve_{name}')}.png")
         save_plot(files[-1], draw)
     return files
 

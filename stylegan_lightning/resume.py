@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from stylegan_lightning.builders import change, checkpoint_config, to_plain
+from stylegan_lightning.config.stored import foreign_metrics
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.training.checkpoint import LAST, check_trainable, find_checkpoint, read_checkpoint
 
@@ -53,6 +54,13 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
             refused += [] if same_command else [key]
         elif key not in ("resume", "run_dir"):
             change(saved, key, OmegaConf.select(cfg, key))
+    lost = {k: t for k, t in foreign_metrics(checkpoint["config"]).items() if OmegaConf.select(saved, k) is None}
+    if lost:
+        said = " ".join(f"'{key}={{_target_: {target}}}'" for key, target in lost.items())
+        raise UserError(
+            f"this run measures with code of your own, which is not taken from a checkpoint: add "
+            f"metrics='[{','.join(saved.metrics.each)}]' {said} to the command, or choose other metrics=..."
+        )
     if refused:
         raise UserError(
             f"resume continues a run with its own configuration, which keeps {', '.join(refused)} as it was; leave "

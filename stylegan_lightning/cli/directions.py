@@ -272,12 +272,13 @@ def _codes(G: Generator, seeds: Sequence[int], label: int | list[float] | None, 
 def _strips(
     G: Generator, found: Directions, ws: Tensor, strengths: list[float], seeds: Sequence[int], folder: Path
 ) -> list[Path]:
+    from stylegan_lightning.files import distinct_names
     from stylegan_lightning.imaging import save_png
     from stylegan_lightning.latent.directions import strip
 
     bar, paths = common.progress("drawing", "strip"), []
-    for k, direction in enumerate(found, 1):
-        paths.append(folder / f"{direction.name}.png")
+    for k, (direction, file) in enumerate(zip(found, distinct_names(found.names), strict=True), 1):
+        paths.append(folder / f"{file}.png")
         names = [f"{direction.name} seed {s}" for s in seeds]
         save_png(paths[-1], strip(G, direction, ws, strengths, names=names))
         bar(k, len(found))

@@ -19,7 +19,10 @@ def export(
     All verbs and evaluate.py take it like a checkpoint, of which it is a fraction; training goes on from
     checkpoints only.
     """
+    from stylegan_lightning.builders import load_generator
     from stylegan_lightning.training.checkpoint import export_generator, find_checkpoint
 
-    export_generator(find_checkpoint(model), target)
+    path = find_checkpoint(model)
+    load_generator(path)  # what cannot be used is not passed on
+    export_generator(path, target)
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB")

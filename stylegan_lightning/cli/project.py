@@ -13,7 +13,7 @@ import typer
 
 from stylegan_lightning.cli import common
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import distinct_names, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,16 +154,8 @@ def gather(paths: Sequence[Path], resolution: int, channels: int, crop: str) -> 
 
 
 def _apart(stems: Iterable[str]) -> list[str]:
-    """Names without what separates codes on the command line, numbered where they would be alike."""
-    taken, names = set(RESERVED), []
-    for stem in stems:
-        name = base = stem.replace(",", "_").replace(":", "_")
-        number = 2
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
-        taken.add(name)
-        names.append(name)
-    return names
+    """Names of files without what separates codes on the command line, numbered where they would be alike."""
+    return distinct_names((stem.replace(",", "_") for stem in stems), RESERVED)
 
 
 def _split(names: list[str], size: int) -> list[list[str]]:

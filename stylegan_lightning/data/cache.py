@@ -61,12 +61,14 @@ def prepare(
     workers: int | None = None,
     mirror: bool = False,
     progress: Progress | None = None,
+    made_in: str | Path | None = None,
 ) -> PreparedDataset:
     """The source as a memory-mapped data set; read image by image only when no earlier run has done so.
 
     on_error: "skip" leaves unreadable images out, named in `stats["skipped"]`; "raise" is a UserError.
     workers: processes that read images; None is one per CPU core, or none when reading takes seconds only.
     progress: called with (images done, images in all).
+    made_in: another directory, where it may have been prepared already; nothing is written there.
     Safe to call from several processes at once: one prepares, the others wait. With several workers, a script
     that calls this at its top level needs the usual `if __name__ == "__main__":`.
     """
@@ -79,6 +81,8 @@ def prepare(
     root = (Path(cache_dir).expanduser() if cache_dir else default_cache_dir()).absolute()
     final = root / cache_name(source)
     dataset = _load(final, mirror)
+    if dataset is None and made_in:
+        dataset = _load(Path(made_in).expanduser() / final.name, mirror)
     if dataset is None:
         with explain(root):
             root.mkdir(parents=True, exist_ok=True)

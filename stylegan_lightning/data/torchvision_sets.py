@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stylegan_lightning.data.cache import default_cache_dir
 from stylegan_lightning.data.decode import (
     ImageInfo,
     UnreadableImage,
@@ -61,7 +62,7 @@ class TorchvisionImages:
     def __init__(
         self,
         name: str,
-        root: str | Path,
+        root: str | Path | None,
         resolution: int,
         channels: int = 3,
         crop: str = "center",
@@ -75,7 +76,7 @@ class TorchvisionImages:
         self.options = decode_options(resolution, channels, crop, filter, background)
         self.resolution, self.channels = resolution, channels
         self.split = check_choice("split", split, (*KNOWN[self.name].splits, "all"))
-        self.root = Path(root).expanduser().absolute()
+        self.root = Path(root or default_cache_dir() / "torchvision").expanduser().absolute()
         self._parts: list[Any] | None = None
         self._parts = self._open(download)
         self._lengths = [len(p) for p in self._parts]

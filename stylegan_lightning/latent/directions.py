@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError, chosen
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import distinct_names, parse_json, replacing
 from stylegan_lightning.imaging import image_grid, name_rows
 from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, render, sample_w, silent
 from stylegan_lightning.networks import Generator
@@ -93,38 +95,45 @@ class Directions:
         return self
 
     def save(self, path: Path) -> None:
-        """As safetensors, a tensor NAME for each, whole or not at all. Raises UserError for another ending."""
+        """As safetensors, a tensor NAME for each under safe names, whole or not at all. Raises UserError for another
+        ending."""
         check_ending(path)
-        table = [{"name": d.name, "layers": d.layers, "scale": d.scale, "method": d.method} for d in self.items]
+        named = list(zip(distinct_names(self.names), self.items, strict=True))
+        table = [{"name": name, "layers": d.layers, "scale": d.scale, "method": d.method} for name, d in named]
         metadata = {
             "format": FORMAT,
             "sizes": json.dumps([self.num_ws, self.w_dim]),
             "directions": json.dumps(table),
             "about": json.dumps(self.about),
         }
-        tensors = {d.name: d.vector.detach().float().cpu().contiguous() for d in self.items}
+        tensors = {name: d.vector.detach().float().cpu().contiguous() for name, d in named}
         with replacing(path) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
     @classmethod
     def load(cls, path: Path) -> Directions:
-        """Raises UserError for a file that is missing, damaged or holds something else."""
+        """Names as `safe_name` makes them. Raises UserError for a file that is missing, damaged or holds something
+        else."""
         tensors, metadata = read_tensors(path, FORMAT, "directions")
         try:
-            num_ws, w_dim = json.loads(metadata["sizes"])
-            items = [
-                Direction(
-                    str(row["name"]),
-                    tensors[row["name"]],
-                    tuple(int(i) for i in row["layers"]),
-                    float(row["scale"]),
-                    str(row["method"]),
-                )
-                for row in json.loads(metadata["directions"])
-            ]
-            return cls(tuple(items), int(num_ws), int(w_dim), dict(json.loads(metadata["about"])))
-        except (KeyError, ValueError, TypeError) as error:
+            sizes, rows, about = (
+                parse_json(metadata[key], f"{path} is damaged: {key}") for key in ("sizes", "directions", "about")
+            )
+            num_ws, w_dim = map(int, sizes)
+            names = distinct_names(str(row["name"]) for row in rows)
+            items = [_read_row(row, name, tensors) for row, name in zip(rows, names, strict=True)]
+            return cls(tuple(items), num_ws, w_dim, {str(key): str(value) for key, value in about.items()})
+        except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
+
+
+def _read_row(row: dict[str, Any], name: str, tensors: Mapping[str, Tensor]) -> Direction:
+    """Raises ValueError and others for what is no direction."""
+    vector, scale = tensors[row["name"]], float(row["scale"])
+    if not (vector.is_floating_point() and bool(vector.isfinite().all()) and math.isfinite(scale)):
+        raise ValueError(f"{name} must have finite numbers")
+    layers = tuple(map(int, row["layers"]))
+    return Direction(name, vector.float(), layers, scale, str(row["method"]))
 
 
 def check_ending(path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stylegan_lightning.data.faces import FACTORS, Faces, sample_factors
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import parse_json, replacing
 from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, silent, size_of
 from stylegan_lightning.metrics.features import resize_antialias, to_rgb
 from stylegan_lightning.metrics.perceptual import rgb
@@ -116,7 +116,9 @@ class FaceRegressor(nn.Module):
         """Raises UserError for a file that is missing, damaged or holds something else."""
         tensors, metadata = read_tensors(path, FORMAT, "a face regressor")
         try:
-            names, size, channels = json.loads(metadata["made_for"])
+            names, size, channels = parse_json(metadata["made_for"], f"{path}: what it was made for")
+            if type(size) is not int or channels not in (1, 3, 4):
+                raise ValueError(f"it was made for {str(channels)[:20]} channels of {str(size)[:20]} pixels")
             net = cls(size, channels)
             if names != list(net.names):
                 raise ValueError("it reads other factors than the faces of this version have")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import distinct_names, replacing
 from stylegan_lightning.imaging import image_grid, to_pil
 from stylegan_lightning.latent.codes import Codes, Progress, render, silent, styles_of
 from stylegan_lightning.networks import Generator
@@ -67,7 +67,9 @@ def write_png(path: Path, image: Tensor) -> None:
 
 
 def write_images(out: Path, images: Tensor, names: Sequence[str]) -> None:
-    """uint8 [N, C, H, W] as NAME.png into a folder, or into an archive where `out` ends in .zip."""
+    """uint8 [N, C, H, W] as NAME.png into a folder, or into an archive where `out` ends in .zip; names are made safe
+    and, where they would be one file, numbered."""
+    names = distinct_names(names)
     if out.suffix != ".zip":
         for image, name in zip(images, names, strict=True):
             write_png(out / f"{name}.png", image)

@@ -1,0 +1,392 @@
+"""Files run no code and take no more memory than they have bytes: configurations, archives, weights."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import json
+import pkgutil
+import resource
+import sys
+import types
+import zipfile
+
+import pytest
+import safetensors.torch
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from typer.testing import CliRunner
+
+import stylegan_lightning
+from stylegan_lightning import builders, networks
+from stylegan_lightning.cli.main import app
+from stylegan_lightning.config import stored
+from stylegan_lightning.config.stored import PARTS, PLACES, check_stored
+from stylegan_lightning.errors import UserError
+from stylegan_lightning.training.checkpoint import read_checkpoint
+from tests.conftest import ROOT
+
+SMALL = ("data.resolution=8", "model.z_dim=8", "model.w_dim=8", "model.mapping_layers=2", "model.channel_base=64",
+         "model.channel_max=8")  # fmt: skip
+
+
+def composed(*overrides: str):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", ["run_dir=x", "model.c_dim=0", *overrides])
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    """What a checkpoint holds, of a small StyleGAN2."""
+    cfg = composed(*SMALL)
+    module = builders.build_module(cfg, builders.build_schedule(cfg))
+    return {"state_dict": module.state_dict(), "config": builders.to_plain(cfg), "progress": {"nimg": 1000}}
+
+
+@pytest.fixture
+def save(untrained, tmp_path):
+    """save(change, kind): a checkpoint or an exported generator whose configuration `change` has altered."""
+
+    def write(change=lambda config: None, kind: str = ".ckpt"):
+        content = {**untrained, "config": copy.deepcopy(untrained["config"])}
+        change(content["config"])
+        torch.save(content, tmp_path / "model.ckpt")
+        if kind == ".ckpt":
+            return tmp_path / "model.ckpt"
+        weights = {k.removeprefix("G_ema."): v.contiguous() for k, v in content["state_dict"].items() if "G_ema." in k}
+        about = {"format": "stylegan_lightning generator 1", "config": json.dumps(content["config"]), "nimg": "1000"}
+        safetensors.torch.save_file(weights, tmp_path / "model.safetensors", about)
+        return tmp_path / "model.safetensors"
+
+    return write
+
+
+def put(key: str, value):
+    """A change of a configuration: `value` at the dotted `key`."""
+
+    def change(config):
+        *above, last = key.split(".")
+        for name in above:
+            config = config[name]
+        config[last] = value
+
+    return change
+
+
+# ------------------------------------------------------------------------------------------- names of code
+
+
+def modules():
+    package = stylegan_lightning.__path__, "stylegan_lightning."
+    names = [m.name for m in pkgutil.walk_packages(*package) if not m.name.endswith("__main__")]
+    return ["stylegan_lightning", *names]
+
+
+def attribute_paths(name: str):
+    """Every path that begins at a module of the package, through the modules that it holds, two of them deep."""
+    module = importlib.import_module(name)
+    for first, inner in vars(module).items():
+        yield f"{name}.{first}"
+        if isinstance(inner, types.ModuleType):
+            for second, deeper in list(vars(inner).items()):
+                yield f"{name}.{first}.{second}"
+                if isinstance(deeper, types.ModuleType) and second in ("hub", "serialization", "path", "_C", "utils"):
+                    yield from (f"{name}.{first}.{second}.{third}" for third in vars(deeper))
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_path_of_attributes_leads_out_of_the_table(module, tmp_path):
+    """Also those to functions and classes of the package itself that are not in the table."""
+    paths = [p for p in attribute_paths(module) if p not in PARTS]
+    for path in paths:
+        with pytest.raises(UserError, match="it is not run"):
+            check_stored({"model": {"generator": {"_target_": path}}}, tmp_path)
+
+
+def test_the_table_is_of_classes_and_does_not_follow_imports(save, monkeypatch):
+    """Whatever a module holds under a name of the table or under a new one, what is built stays the same."""
+    path, called = save(), []
+    for module, name in ((networks, "Generator"), (networks, "MappingNetwork"), (networks, "StyleGAN2Synthesis")):
+        monkeypatch.setattr(module, name, called.append)
+    assert stylegan_lightning.load(path).img_resolution == 8 and not called
+    monkeypatch.setattr(networks, "extra", torch, raising=False)
+    with pytest.raises(UserError, match="it is not run"):
+        stylegan_lightning.load(save(put("model.generator._target_", "stylegan_lightning.networks.extra.load")))
+    assert all(inspect.isclass(part) and part.__module__.startswith("stylegan_lightning.") for part in PARTS.values())
+
+
+def attacks(folder):
+    """Change of a configuration, and how often it would leave a trace."""
+    hub = {"repo_or_dir": str(folder), "source": "local", "model": "evil", "trust_repo": True}
+    pickled = {"f": str(folder / "evil.pkl"), "weights_only": False}
+    target, own = "_target_", "stylegan_lightning.builders"
+    generator = {target: "stylegan_lightning.networks.Generator"}
+    touch = {target: "os.system", "command": f"touch {folder}/pwned"}
+    return {
+        "hub": put("model.generator", {target: f"{own}.torch.hub.load", **hub}),
+        "pickle": put("model.generator", {target: f"{own}.torch.load", **pickled}),
+        "foreign": put("model.generator", touch),
+        "nested": put("model.generator.synthesis", touch),
+        "deeper": put("model.generator.synthesis.resample_filter", [touch]),
+        "argument": put("model.generator.mapping.z_dim", touch),
+        "mapping": put("model.generator.mapping._target_", "os.system"),
+        "discriminator": put("model.discriminator", touch),
+        "loss": put("model.loss", touch),
+        "penalty": put("model.d_penalties.evil", touch),
+        "schedule": put("schedule.object", touch),
+        "source": put("data.source", touch),
+        "augment": put("augment.pipe", touch),
+        "elsewhere": put("evil", {"a": [{"b": touch}]}),
+        "object": put("model.generator._target_", ["os.system"]),
+        "wrong place": put("model.generator", {target: "stylegan_lightning.data.faces.Faces"}),
+        "partial": put("model.generator", {**generator, "_partial_": True}),
+        "args": put("model.generator", {**generator, "_args_": [touch]}),
+        "recursive": put("model.generator._recursive_", False),
+        "convert": put("model.generator._convert_", "none"),
+        "no target": put("model.generator", {"_args_": [1]}),
+        "interpolation": put("model.generator.synthesis.img_channels", "${oc.env:HOME}"),
+        "resolver": put("data.path", "a${oc.decode:x}"),
+        "in a key": lambda config: config["data"].update({"${oc.env:HOME}": 1}),
+        "reference": put("seed", "${data}"),
+    }
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A folder with code that leaves a trace when it runs."""
+    (tmp_path / "hubconf.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\ndef evil(): return 1\n")
+    (tmp_path / "evil.pkl").write_bytes(f"cos\nsystem\n(S'touch {tmp_path}/pwned'\ntR.".encode())
+    return tmp_path
+
+
+NAMES = sorted(attacks(ROOT))
+
+
+@pytest.mark.parametrize("kind", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_configuration_runs_code(name, kind, trap, save):
+    path = save(attacks(trap)[name], kind)
+    with pytest.raises(UserError, match=r"model\.(ckpt|safetensors)") as caught:
+        stylegan_lightning.load(path)
+    assert "\n" not in str(caught.value) and not (trap / "pwned").exists()
+
+
+@pytest.mark.parametrize("verb", [c.name or c.callback.__name__ for c in app.registered_commands])
+@pytest.mark.parametrize("name", ["hub", "pickle", "args"])
+def test_no_verb_runs_code(verb, name, trap, save, monkeypatch):
+    monkeypatch.chdir(trap)
+    more = {"edit": ["0", "--style", "1"], "project": ["a.png"], "export": ["G.safetensors"],
+            "explore": ["--port", "0"], "repair": ["a.png", "--task", "denoise"]}  # fmt: skip
+    result = CliRunner().invoke(app, [verb, str(save(attacks(trap)[name])), *more.get(verb, [])])
+    assert isinstance(result.exception, UserError) and "model.ckpt" in str(result.exception), result.output
+    assert not (trap / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["hub", "pickle", "args"])
+@pytest.mark.parametrize(
+    "command", ["evaluate.py ckpt=", "evaluate.py fakes=", "train.py resume=", "train.py init_from="], ids=str.strip
+)
+def test_no_command_runs_code(command, name, trap, save, run, tiny):
+    script, key = command.split()
+    place = f"run_dir={trap}/r" if script == "train.py" else f"out_dir={trap}/e"
+    arguments = (*tiny, "logger=csv") if key == "init_from=" else ()
+    done = run(script, f"{key}{save(attacks(trap)[name])}", place, *arguments)
+    assert done.code == 2 and "model.ckpt" in done.err and not (trap / "pwned").exists()
+
+
+# ---------------------------------------------------------------------------------------------- arguments
+
+
+def arguments():
+    for place, table in PLACES.items():
+        for name, part in table.items():
+            for argument, parameter in inspect.signature(part).parameters.items():
+                if f"{place}.{argument}" not in PLACES:
+                    yield pytest.param(place.replace("*", "x"), name, argument, parameter, id=f"{name}.{argument}")
+
+
+@pytest.mark.parametrize(("place", "name", "argument", "parameter"), list(arguments()))
+def test_every_argument_is_of_the_kind_that_its_class_takes(place, name, argument, parameter, tmp_path):
+    def check(given):
+        node = {"_target_": name, argument: given}
+        node |= {"_partial_": True} if place in stored.UNFINISHED else {}
+        config: dict = {}
+        for key in reversed(place.split(".")):
+            config, node = {key: node}, {key: node}
+        return check_stored(config, tmp_path)
+
+    if isinstance(parameter.default, int | float | str):
+        check(parameter.default)
+    for wrong in ({"a": 1}, [[1]], [None], object(), b"x", 1j, float("nan"), 2**65, [1] * 100_000, {1: {2: 3}}):
+        with pytest.raises(UserError, match=rf"{argument}|damaged"):
+            check(wrong)
+    if "str" not in parameter.annotation:
+        with pytest.raises(UserError, match=argument):
+            check("word")
+
+
+def test_arguments_that_no_class_takes(save):
+    with pytest.raises(UserError, match=r"'hidden', which StyleGAN2Synthesis does not take"):
+        stylegan_lightning.load(save(put("model.generator.synthesis.hidden", 1)))
+
+
+@pytest.mark.parametrize("choice", ["model", "loss@model.loss", "schedule", "data", "augment", "experiment"])
+def test_the_table_has_all_that_our_own_configurations_build(choice, tmp_path):
+    for option in sorted((ROOT / "conf" / choice.split("@")[0]).glob("*.yaml")):
+        path = ["data.path=x"] if option.stem in ("image_folder", "streamed") else []
+        plain = builders.to_plain(composed(f"{choice}={option.stem}", *path))
+        assert check_stored(plain, tmp_path) == plain
+
+
+# --------------------------------------------------------------------------------------------------- sizes
+
+
+def doubled(levels: int):
+    node: list = [0]
+    for _ in range(levels):
+        node = [node, node]
+    return node
+
+
+def nested(levels: int):
+    node: dict = {}
+    for _ in range(levels):
+        node = {"a": node}
+    return node
+
+
+HUGE = {
+    "wide": put("model.generator.mapping.z_dim", 2**31),
+    "deep": put("model.generator.mapping.num_layers", 2**31),
+    "channels": put("model.generator.synthesis.w_dim", 2**31),
+    "resolution": put("model.generator.synthesis.img_resolution", 2**16),
+    "resolutions": put("model.generator.synthesis.img_resolution", 2**31),
+    "number": put("model.generator.mapping.z_dim", 10**4000),
+    "texts": put("a", "x" * 10**6),
+    "values": put("a", [0] * 10**6),
+    "doubled": put("a", doubled(40)),
+    "discriminator": put("model.discriminator.mapping_layers", 2**31),
+    "labels": put("model.discriminator.c_dim", 2**31),
+    "taps": put("model.generator.synthesis", {"_target_": "stylegan_lightning.networks.StyleGAN3Synthesis",
+                                              "img_resolution": 8, "filter_size": 2**31, "num_layers": 2}),
+    "filters": put("model.generator.synthesis.resample_filter", [1.0] * 10_000),
+}  # fmt: skip
+
+
+def peak() -> int:
+    """MiB"""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_networks_are_not_made_larger_than_their_weights(name, save):
+    path, before = save(HUGE[name]), peak()
+    with pytest.raises(UserError, match=r"model\.ckpt"):
+        stylegan_lightning.load(path)
+    assert peak() - before < 64
+
+
+@pytest.mark.parametrize("levels", [30, 200])
+def test_configurations_nested_without_end(levels, save):
+    with pytest.raises(UserError, match="nested"):
+        stylegan_lightning.load(save(put("a", nested(levels))))
+
+
+@pytest.mark.parametrize("levels", [30, 900, 100_000])
+def test_exported_configurations_nested_without_end(levels, save):
+    path, text = save(kind=".safetensors"), '{"a":' * levels + "1" + "}" * levels
+    weights = safetensors.torch.load_file(path)
+    about = {"format": "stylegan_lightning generator 1", "config": text, "nimg": "1000"}
+    safetensors.torch.save_file({name: t.clone() for name, t in weights.items()}, path, about)
+    with pytest.raises(UserError, match="nested"):
+        stylegan_lightning.load(path)
+
+
+def archive(path, data: bytes, compressed: int = zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compressed) as file:
+        for name, content in (("a/data.pkl", data), ("a/version", b"3\n"), ("a/byteorder", b"little")):
+            file.writestr(name, content)
+    return path
+
+
+PICKLES = {
+    "bytearray": b"\x80\x02cbuiltins\nbytearray\nJ\x00\x94\x35\x77\x85R.",
+    "os.system": b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
+    "by stack": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
+    "of protocol 0": b"(S'true'\nios\nsystem\n.",
+    "no pickle": b"\x00\x01",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_make_tensors_and_plain_data_only(name, tmp_path):
+    before = peak()
+    with pytest.raises(UserError, match=r"x\.ckpt is damaged or is not a checkpoint"):
+        read_checkpoint(archive(tmp_path / "x.ckpt", PICKLES[name]))
+    assert peak() - before < 64
+
+
+def test_members_of_checkpoints_are_not_inflated(save, tmp_path):
+    with zipfile.ZipFile(save()) as file, zipfile.ZipFile(tmp_path / "x.ckpt", "w", zipfile.ZIP_DEFLATED) as other:
+        for member in file.namelist():
+            other.writestr(member, file.read(member))
+    with pytest.raises(UserError, match="compressed"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("where", ["state_dict", "optimizer_states"])
+def test_tensors_claim_no_more_than_the_file_holds(where, untrained, tmp_path):
+    claims = {"a": torch.zeros(1).expand(2**20, 2**20)}
+    torch.save({**untrained, where: claims if where == "state_dict" else [claims]}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt is damaged: its content claims more"):
+        read_checkpoint(tmp_path / "x.ckpt")
+
+
+BROKEN = {
+    "state_dict": [5, [], {1: 2}, None],
+    "config": [5, [], None, "text", {}, {"model": 5}, {"model": {}}, {"model": {"generator": None}}],
+    "progress": [5, {}, {"nimg": -1}, {"nimg": "1"}, {"nimg": True}, {"nimg": 1.5}, {"nimg": 2**70}, None],
+}
+
+
+@pytest.mark.parametrize(("part", "value"), [(p, v) for p, values in BROKEN.items() for v in values], ids=str)
+def test_parts_of_other_kinds_are_one_message(part, value, untrained, tmp_path):
+    torch.save({**untrained, part: value}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match=r"x\.ckpt.* (is damaged|names code)") as caught:
+        stylegan_lightning.load(tmp_path / "x.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", "5", '{"²": 1}'])
+@pytest.mark.parametrize("nimg", ["1000", "", "x", "-1", "1e9", "²"])
+def test_metadata_of_exported_generators_that_is_none(config, nimg, tmp_path):
+    about = {"format": "stylegan_lightning generator 1", "config": config, "nimg": nimg}
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", about)
+    with pytest.raises(UserError, match=r"x\.safetensors"):
+        stylegan_lightning.load(tmp_path / "x.safetensors")
+
+
+# ------------------------------------------------------------------------------- what the user's own code is
+
+
+def test_networks_of_ones_own_for_metrics_do_not_keep_a_model_from_loading(save):
+    def change(config):
+        config["metrics"]["each"]["fid"] = {"kind": "frechet", "extractor": {"_target_": "my.Net", "depth": 3}}
+        config["metrics"]["extractor"] = {"_target_": "my.Net"}
+
+    path = save(change)
+    assert stylegan_lightning.load(path).img_resolution == 8 and "my" not in sys.modules
+    assert stored.foreign_metrics(read_checkpoint(path)["config"]) == {
+        "metrics.each.fid.extractor": "my.Net",
+        "metrics.extractor": "my.Net",
+    }
+
+
+def test_a_class_of_ones_own_is_built_when_it_was_typed():
+    node = composed("loss@model.loss=hinge")
+    node.model.loss = {"_target_": "collections.Counter", "a": 3}
+    assert builders._build(node.model.loss) == {"a": 3}
