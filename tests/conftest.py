@@ -180,13 +180,14 @@ def run(shared_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium; skips, visibly, where there is none."""
+    """A headless Chromium; where there is none the tests are skipped, visibly, or fail where CI is set."""
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of stylegan_lightning[dev]")
     with api.sync_playwright() as playwright:
         found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
         try:
             chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         except api.Error as error:
-            pytest.skip(f"no browser: apt-get install chromium, or playwright install chromium ({str(error)[:80]})")
+            missing = pytest.fail if os.environ.get("CI") else pytest.skip
+            missing(f"no browser: apt-get install chromium, or playwright install chromium ({str(error)[:80]})")
         yield chromium
         chromium.close()

@@ -94,6 +94,13 @@ MOST_VALUES, DEEPEST, LONGEST_LIST, LONGEST_TEXT = 20_000, 24, 64, 20_000
 """A stored configuration has some hundred values."""
 
 
+def allow(place: str, part: type) -> None:
+    """From now on, in this process, stored configurations may build `part`, by its import path, at `place`, a key of
+    `PLACES`: for checkpoints of networks, losses or data sources of one's own."""
+    name = f"{part.__module__}.{part.__qualname__}"
+    PLACES[place][name] = PARTS[name] = part
+
+
 def check_stored(config: Any, path: Path) -> dict[str, Any]:
     """The configuration inside the file `path`, with null for networks of the user's own that metrics measure with:
     those are not worth refusing a model for.

@@ -386,6 +386,21 @@ def test_networks_of_ones_own_for_metrics_do_not_keep_a_model_from_loading(save)
     }
 
 
+class Hinge(torch.nn.Module):
+    """A user's loss."""
+
+
+def test_a_class_of_ones_own_is_allowed_by_the_program_alone(save, monkeypatch):
+    name = f"{Hinge.__module__}.Hinge"
+    path = save(put("model.loss", {"_target_": name}))
+    with pytest.raises(UserError, match=f"{name}: it is not run"):
+        stylegan_lightning.load(path)
+    monkeypatch.setitem(PLACES, "model.loss", dict(PLACES["model.loss"]))
+    monkeypatch.setattr(stored, "PARTS", dict(PARTS))
+    stored.allow("model.loss", Hinge)
+    assert stylegan_lightning.load(path).img_resolution == 8 and stored.PARTS[name] is Hinge
+
+
 def test_a_class_of_ones_own_is_built_when_it_was_typed():
     node = composed("loss@model.loss=hinge")
     node.model.loss = {"_target_": "collections.Counter", "a": 3}
