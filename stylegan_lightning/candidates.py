@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from stylegan_lightning import builders
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import prepare
+from stylegan_lightning.data.containers import OutsideLinks
 from stylegan_lightning.data.image_folder import ImageFolder
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator
@@ -87,15 +90,26 @@ def load_images(path: Path, cfg: DictConfig) -> PreparedDataset:
     """A folder or zip at `cfg.resolution`, or at the size of its first image: every image's largest centred square."""
     if not path.exists():
         raise UserError(f"there is nothing at {path}: give a folder or a zip archive of images")
-    resolution = cfg.resolution or ImageFolder(path, 8).native_resolution()
-    source = ImageFolder(path, resolution, cfg.channels)
+    links = cfg.get("follow_links", False)
+    with _outside_links():
+        resolution = cfg.resolution or ImageFolder(path, 8, follow_links=links).native_resolution()
+        source = ImageFolder(path, resolution, cfg.channels, follow_links=links)
     dataset = prepare(source, cfg.data_cache_dir, on_error="raise")
     if len(dataset.images) < 2:
         raise UserError(f"{path} has {len(dataset.images)} image; an evaluation needs at least 2")
     return dataset
 
 
-def training_data(candidate: Candidate, data_path: str | None) -> PreparedDataset:
+@contextlib.contextmanager
+def _outside_links() -> Iterator[None]:
+    """Names the key of evaluate.yaml."""
+    try:
+        yield
+    except OutsideLinks as error:
+        raise UserError(f"{error.what}. Set follow_links=true to read what they lead to.") from None
+
+
+def training_data(candidate: Candidate, data_path: str | None, follow_links: bool = False) -> PreparedDataset:
     """The data that the checkpoint was trained on, from `data_path` if they have moved.
 
     Raises UserError when their labels no longer fit the network.
@@ -108,7 +122,10 @@ def training_data(candidate: Candidate, data_path: str | None) -> PreparedDatase
                 f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
             )
         builders.change(cfg, "data.path", data_path)
-    dataset = builders.build_dataset(cfg)
+    if follow_links and cfg.data.name == "image_folder":
+        builders.change(cfg, "data.source.follow_links", True)
+    with _outside_links():
+        dataset = builders.build_dataset(cfg)
     if dataset.c_dim != candidate.G.c_dim:
         raise UserError(
             f"{candidate.path} was trained with {candidate.G.c_dim} label columns; the data now give {dataset.c_dim}"
@@ -123,11 +140,12 @@ def reals_for(
 
     The reals are `other`, which `reals=` named, else the checkpoint's training data; None where there are neither.
     """
-    own = training_data(candidate, cfg.data_path) if candidate.cfg is not None else None
+    where = cfg.data_path, cfg.get("follow_links", False)
+    own = training_data(candidate, *where) if candidate.cfg is not None else None
     if other is None:
         return own, own
     if other.G is not None and other.G.c_dim and own is None:
-        own = training_data(other, cfg.data_path)
+        own = training_data(other, *where)
     if other.G is not None and candidate.G is not None and other.G.c_dim != candidate.G.c_dim:
         raise UserError(
             f"reals={other.path} takes {other.G.c_dim} label columns and {candidate.path} takes {candidate.G.c_dim}: "

@@ -29,6 +29,8 @@ _MAY_CHANGE = (
     "cache_dir",
     "paths",
     "data.path",
+    "data.follow_links",
+    "data.source.follow_links",
     "data.num_workers",
     "data.cache_dir",
     "data.max_cache",
@@ -53,6 +55,8 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
             refused += [] if same_command else [key]
         elif key not in ("resume", "run_dir"):
             change(saved, key, OmegaConf.select(cfg, key))
+            if key == "data.follow_links":  # which runs that are older do not have
+                change(saved, "data.source.follow_links", OmegaConf.select(cfg, key))
     if refused:
         raise UserError(
             f"resume continues a run with its own configuration, which keeps {', '.join(refused)} as it was; leave "
