@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
@@ -33,6 +34,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # for good: per call, threads would race
 _ORIENTATION, _TILE = 0x0112, (0x0142, 0x0143)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -178,8 +178,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"attributes are `faces`, or a .csv or .json file; got {path}")
     try:
         text = read_file(path.expanduser(), MOST_BYTES).decode("utf-8-sig")
-        is_json = path.suffix.lower() == ".json"
-        rows = parse_json(text, path) if is_json else list(csv.DictReader(text.splitlines()))
+        if path.suffix.lower() == ".json":
+            rows = parse_json(text, f"{path} is no table of attributes: it")
+        else:
+            rows = list(csv.DictReader(text.splitlines()))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
