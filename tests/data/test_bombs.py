@@ -22,10 +22,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from stylegan_lightning.candidates import load_images
+from stylegan_lightning import builders
+from stylegan_lightning.candidates import Candidate, load_images, training_data
 from stylegan_lightning.cli.common import read_picture
 from stylegan_lightning.cli.project import gather
 from stylegan_lightning.dashboard.pictures import embed
@@ -38,6 +40,8 @@ from stylegan_lightning.data.streamed import Shards, StreamedDataset, encode
 from stylegan_lightning.data.summary import summary_text
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.latent.attributes import examples_of_file
+from stylegan_lightning.resume import differences
+from tests.conftest import ROOT
 
 SIDE = 15_000
 """Of a picture with more pixels than may be, in every format: WebP ends at 16384."""
@@ -535,6 +539,22 @@ def test_each_way_in_says_what_to_do_about_links(outside, tmp_path, capsys):
     with pytest.raises(SystemExit):
         streamed.main([str(root), str(tmp_path / "s"), "--resolution", "8"])
     assert "a.png. Add --follow-links" in capsys.readouterr().err
+
+
+def test_runs_older_than_the_option_go_on(outside, tmp_path):
+    """Their configuration lacks it; evaluate.py and resuming can set it."""
+    root = folder(tmp_path / "f")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["data=image_folder", f"data.path={root}", "data.resolution=8", "run_dir=x",
+                                f"data.cache_dir={tmp_path}/c", "model.c_dim=0"])  # fmt: skip
+    old = OmegaConf.create(builders.to_plain(cfg))
+    del old.data["follow_links"], old.data.source["follow_links"]
+    assert differences(old, cfg) == [] and len(builders.build_dataset(old)) == 2
+    link(root, "x.png", outside / "a.png")
+    trained = Candidate(tmp_path, SimpleNamespace(c_dim=0), old)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"x\.png -> .*a\.png\. Set follow_links=true"):
+        training_data(trained, None)
+    assert len(training_data(trained, None, follow_links=True)) == 3
 
 
 def test_links_in_circles_end(tmp_path):
