@@ -30,6 +30,7 @@ from stylegan_lightning import builders
 from stylegan_lightning.candidates import Candidate, load_images, training_data
 from stylegan_lightning.cli.common import read_picture
 from stylegan_lightning.cli.project import gather
+from stylegan_lightning.config_rules import EVALUATION_RULES, RULES, broken_rules
 from stylegan_lightning.dashboard.pictures import embed
 from stylegan_lightning.data import containers, streamed
 from stylegan_lightning.data import decode as decoding
@@ -373,7 +374,7 @@ def liars(tmp_path_factory) -> dict[str, tuple[str, int, int]]:
         patched(path, "x.png", 10, struct.pack("<H", METHODS[method]))
         patched(path, "x.png", 8, struct.pack("<H", 2 if method == "lzma" else 0))
     command = [sys.executable, "-W", "always", "-c", READ_WITHIN, *(str(folder / f"{m}.zip") for m in methods)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "DecompressionBombWarning" not in done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
     return {m: (what, int(traced), int(resident)) for m, (what, traced, resident) in zip(methods, rows, strict=True)}
@@ -555,6 +556,12 @@ def test_runs_older_than_the_option_go_on(outside, tmp_path):
     with pytest.raises(UserError, match=r"x\.png -> .*a\.png\. Set follow_links=true"):
         training_data(trained, None)
     assert len(training_data(trained, None, follow_links=True)) == 3
+
+
+def test_the_option_is_true_or_false():
+    for key in ("data.follow_links", "follow_links"):
+        cfg = OmegaConf.from_dotlist([f"{key}=maybe"])
+        assert "true or false; got 'maybe'" in broken_rules(cfg, RULES | EVALUATION_RULES)[key]
 
 
 def test_links_in_circles_end(tmp_path):
