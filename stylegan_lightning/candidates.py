@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from stylegan_lightning import builders
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import prepare
+from stylegan_lightning.data.containers import OutsideLinks
 from stylegan_lightning.data.image_folder import ImageFolder
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import Generator
@@ -84,12 +87,23 @@ def load_images(path: Path, cfg: DictConfig) -> PreparedDataset:
     """A folder or zip at `cfg.resolution`, or at the size of its first image: every image's largest centred square."""
     if not path.exists():
         raise UserError(f"there is nothing at {path}: give a folder or a zip archive of images")
-    resolution = cfg.resolution or ImageFolder(path, 8).native_resolution()
-    source = ImageFolder(path, resolution, cfg.channels)
+    links = cfg.get("follow_links", False)
+    with _outside_links():
+        resolution = cfg.resolution or ImageFolder(path, 8, follow_links=links).native_resolution()
+        source = ImageFolder(path, resolution, cfg.channels, follow_links=links)
     dataset = prepare(source, cfg.data_cache_dir, on_error="raise")
     if len(dataset.images) < 2:
         raise UserError(f"{path} has {len(dataset.images)} image; an evaluation needs at least 2")
     return dataset
+
+
+@contextlib.contextmanager
+def _outside_links() -> Iterator[None]:
+    """Names the key of evaluate.yaml."""
+    try:
+        yield
+    except OutsideLinks as error:
+        raise UserError(f"{error.what}. Set follow_links=true to read what they lead to.") from None
 
 
 def training_data(candidate: Candidate, given: DictConfig) -> PreparedDataset:
@@ -106,7 +120,10 @@ def training_data(candidate: Candidate, given: DictConfig) -> PreparedDataset:
                 f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
             )
         builders.change(cfg, "data.path", data_path)
-    dataset = builders.build_dataset(cfg, cache_dir=given.data_cache_dir or builders.cache_dir(given))
+    if given.get("follow_links") and cfg.data.name == "image_folder":
+        builders.change(cfg, "data.source.follow_links", True)
+    with _outside_links():
+        dataset = builders.build_dataset(cfg, cache_dir=given.data_cache_dir or builders.cache_dir(given))
     if dataset.c_dim != candidate.G.c_dim:
         raise UserError(
             f"{candidate.path} was trained with {candidate.G.c_dim} label columns; the data now give {dataset.c_dim}"

@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "data.on_error": _one_of("skip", "raise"),
     "data.mirror": _BOOL,
     "data.balance": _BOOL,
+    "data.follow_links": _BOOL,
     "data.num_workers": whole(0),
     "data.window_chunks": whole(1),
     "data.max_cache": (_is_size, "a size such as 500MB, 10GB or 1.5TB, or null for no limit"),
@@ -210,6 +211,7 @@ EVALUATION_RULES: dict[str, Rule] = {
     "rows": whole(1),
     "columns": whole(1),
     "truncation_psi": _number(0),
+    "follow_links": _BOOL,
 }
 
 ABSENT = object()

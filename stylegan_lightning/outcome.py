@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from stylegan_lightning.files import replacing
+from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import parse_json, replacing
 
 RESULT = "result.json"
 
@@ -39,8 +40,8 @@ class Outcome:
 def read_outcome(run_dir: Path) -> Outcome | None:
     """None where there is none, or where the file is damaged."""
     try:
-        return Outcome(**json.loads((run_dir / RESULT).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Outcome(**parse_json((run_dir / RESULT).read_bytes(), RESULT))
+    except (OSError, TypeError, UserError):
         return None
 
 

@@ -30,6 +30,8 @@ _MAY_CHANGE = (
     "cache_dir",
     "paths",
     "data.path",
+    "data.follow_links",
+    "data.source.follow_links",
     "data.num_workers",
     "data.cache_dir",
     "data.max_cache",
@@ -54,6 +56,8 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
             refused += [] if same_command else [key]
         elif key not in ("resume", "run_dir"):
             change(saved, key, OmegaConf.select(cfg, key))
+            if key == "data.follow_links":  # which runs that are older do not have
+                change(saved, "data.source.follow_links", OmegaConf.select(cfg, key))
     lost = {k: t for k, t in foreign_metrics(checkpoint["config"]).items() if OmegaConf.select(saved, k) is None}
     if lost:
         said = " ".join(f"'{key}={{_target_: {target}}}'" for key, target in lost.items())

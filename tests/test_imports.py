@@ -35,7 +35,7 @@ ALLOWED = {
     3: BASE | {"lightning", "wandb", "tqdm", "safetensors"},
     4: BASE
     | {"lightning", "wandb", "tqdm", "hydra", "omegaconf", "torchmetrics", "matplotlib", "optuna", "wandb_workspaces"}
-    | {"typer", "fastapi", "starlette", "uvicorn"},
+    | {"typer", "fastapi", "starlette", "uvicorn", "yaml"},
 }
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,12 +105,14 @@ def read_picture(path: Path, resolution: int, channels: int, crop: str = "center
     """uint8 [1, C, R, R], decoded as training data are. Raises UserError for what is no image."""
     import torch
 
-    from stylegan_lightning.data.decode import UnreadableImage, decode, decode_options
+    from stylegan_lightning.data.decode import MOST_BYTES, UnreadableImage, decode, decode_options
 
     try:
-        data = path.expanduser().read_bytes()
+        data = read_file(path.expanduser(), MOST_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
     try:
         image, _ = decode(data, decode_options(resolution, channels, crop), name=str(path))
     except UnreadableImage as error:

@@ -135,6 +135,7 @@ def gather(paths: Sequence[Path], resolution: int, channels: int, crop: str) -> 
     import torch
 
     from stylegan_lightning.data.base import ImageError
+    from stylegan_lightning.data.containers import OutsideLinks
     from stylegan_lightning.data.image_folder import ImageFolder
 
     pictures, stems = [], []
@@ -143,7 +144,10 @@ def gather(paths: Sequence[Path], resolution: int, channels: int, crop: str) -> 
             pictures.append(common.read_picture(path, resolution, channels, crop))
             stems.append(path.stem)
             continue
-        source = ImageFolder(path, resolution, channels, crop)
+        try:
+            source = ImageFolder(path, resolution, channels, crop)
+        except OutsideLinks as error:
+            raise UserError(f"{error.what}. Give what links lead to by itself, or a folder without them") from None
         for index, name in enumerate(source.names):
             try:
                 pictures.append(torch.from_numpy(source.read(index))[None])

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from stylegan_lightning.dashboard.runs import Run
+from stylegan_lightning.data.decode import MOST_BYTES, open_picture
+from stylegan_lightning.files import read_file
 
 MOMENTS, MOST_REALS = 12, 3
 BYTES = 14_000_000
@@ -47,9 +49,9 @@ def distinct_reals(runs: Sequence[Run], most_bytes: float) -> dict[str, list[Run
 def embed(path: Path, most_bytes: float, notes: list[str]) -> str | None:
     """A data: URI of at most that many characters, as far as the smallest width allows."""
     try:
-        with Image.open(path) as file:
+        with open_picture(read_file(path, MOST_BYTES)) as file:
             picture = file.convert("RGBA" if "A" in file.getbands() or "transparency" in file.info else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes Pillow raise nearly any type
         notes.append(f"{path.name} cannot be read: {error}")
         return None
     text = ""

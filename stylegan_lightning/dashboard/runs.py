@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import math
 import os
 import re
@@ -13,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import parse_json, read_file
 
 KIMG = "progress/kimg"
+MOST_BYTES = 1 << 28
+"""Of each file of a run; metrics.csv has some hundred bytes a tick."""
 FILES = ("config.yaml", "metrics.csv", "result.json")
 _SAMPLES = re.compile(r"fakes_(\d+(?:\.\d+)?)_kimg\.png")
 
@@ -97,7 +100,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
 def is_run(folder: Path, files: Iterable[str]) -> bool:
     there = set(files)
     if FILES[0] in there and not there & set(FILES[1:]):  # such a file may be of anything else
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             return "schedule:" in _text(folder / FILES[0])
     return bool(there & set(FILES[1:]))
 
@@ -119,13 +122,13 @@ def read_result(path: Path, notes: list[str]) -> Result:
     if not path.exists():
         return Result()
     try:
-        content = json.loads(_text(path))
+        content = parse_json(_text(path), path.name)
         kinds: dict[str, Any] = {"overrides": lambda o: [str(x) for x in o]}
         kinds |= dict.fromkeys(("best_value", "best_kimg", "kimg"), _number)
         fields = {k: v for k, v in content.items() if k in Result.__dataclass_fields__ and v is not None}
         known: dict[str, Any] = {k: kinds.get(k, str)(v) for k, v in fields.items()}
         return Result(**{k: v for k, v in known.items() if v is not None})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, UserError) as error:
         notes.append(f"{path.name} cannot be read: {_first_line(error)}")
         return Result()
 
@@ -134,7 +137,10 @@ def read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return flat(OmegaConf.to_container(OmegaConf.load(path)))
+        text = _text(path)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it refers to parts of itself, which no run writes and which may grow without end")
+        return flat(OmegaConf.to_container(OmegaConf.create(text)))
     except Exception as error:  # whatever a damaged file makes of the YAML and OmegaConf parsers
         notes.append(f"{path.name} cannot be read: {_first_line(error)}")
         return {}
@@ -155,7 +161,7 @@ def read_curves(path: Path, notes: list[str]) -> dict[str, Curve]:
                 value = _number(text)
                 if kimg is not None and value is not None and column and not column.startswith("progress/"):
                     points.setdefault(column, {})[kimg] = value
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         notes.append(f"{path.name} is damaged: {_first_line(error)}")
     if skipped:
         notes.append(f"{path.name} is damaged: {skipped} row{'s' * (skipped > 1)} without {KIMG} left out")
@@ -187,13 +193,13 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
 def _text(path: Path) -> str:
-    return path.read_bytes().decode(errors="replace").replace("\0", "")
+    return read_file(path, MOST_BYTES).decode(errors="replace").replace("\0", "")
 
 
 def _existing(*paths: Path) -> Path | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import io
+import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
@@ -21,6 +23,10 @@ from stylegan_lightning.errors import UserError
 DECODE_VERSION = 1
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MOST_PIXELS = 178_956_970
+"""Of one image, as its header states them: what Pillow refuses by itself, unless a program tells it otherwise."""
+MOST_BYTES = 1 << 30
+"""Of one image file, or of one member of an archive when it is unpacked."""
 CROPS = ("center", "stretch", "pad")
 FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
@@ -28,7 +34,8 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-_ORIENTATION = 0x0112
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # for good: per call, threads would race
+_ORIENTATION, _TILE = 0x0112, (0x0142, 0x0143)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,6 +56,10 @@ class UnreadableImage(ImageError):
 
     def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
         return UnreadableImage, (self.file, self.reason)
+
+
+class TooLarge(ValueError):
+    """More pixels or bytes than are decoded; the message tells how many."""
 
 
 class ImageInfo(TypedDict):
@@ -115,21 +126,74 @@ def decode_options(
 
 
 def decode(data: bytes, options: DecodeOptions, *, name: str) -> tuple[np.ndarray, ImageInfo]:
-    """uint8 [C, R, R] and what the file held. Raises UnreadableImage, which names the file and the reason."""
+    """uint8 [C, R, R] and what the file held. Raises UnreadableImage, which names the file and the reason.
+
+    Of a film, the first picture; it alone is decoded.
+    """
     if not data:
         raise UnreadableImage(name, "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as img:
+        with open_picture(data) as img:
             mode = img.mode
             img.load()
             upright = turn_upright(img)
             return finish(upright, options), {"size": upright.size, "mode": mode}
+    except TooLarge as err:
+        raise UnreadableImage(name, str(err)) from err
     except UnidentifiedImageError as err:
         raise UnreadableImage(name, "not an image in a known format, or its header is damaged") from err
     except MemoryError as err:
         raise UnreadableImage(name, "not enough memory to decode it") from err
     except Exception as err:  # a damaged file makes Pillow raise nearly any type
         raise UnreadableImage(name, f"{err} ({type(err).__name__})") from err
+
+
+def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
+    """A picture of which nothing is decoded yet, and whose size has been checked.
+
+    It does not go through Image.open, whose limit is a global variable and which warns below it. Raises TooLarge,
+    UnidentifiedImageError, and for damaged headers whatever Pillow raises.
+    """
+    if len(data) > MOST_BYTES:
+        raise TooLarge(f"it has {len(data) / 1e6:,.0f} MB; the most is {MOST_BYTES / 1e6:,.0f} MB")
+    check_size(*webp_size(data))  # which Pillow before 13 makes room for as it opens the file
+    for kind in formats:
+        if kind not in Image.OPEN:
+            Image.init()
+        build, accepts = Image.OPEN[kind]
+        if accepts is None or accepts(bytes(data[:16])) is True:
+            try:
+                img = build(io.BytesIO(data), "")
+            except Image.DecompressionBombError as err:
+                raise TooLarge(f"it says that it has more than {MOST_PIXELS / 1e6:,.0f} million pixels") from err
+            except (SyntaxError, IndexError, TypeError, struct.error) as err:
+                raise UnidentifiedImageError("its header is damaged") from err
+            check_size(*img.size)
+            tags = getattr(img, "tag_v2", {})  # of TIFF, whose tiles may be larger than the picture
+            check_size(tags.get(_TILE[0], 0), tags.get(_TILE[1], 0), "tiles of ")
+            return img
+    raise UnidentifiedImageError("not an image in a known format")
+
+
+def check_size(width: int, height: int, of: str = "") -> None:
+    """Raises TooLarge for more than MOST_PIXELS."""
+    if width * height > MOST_PIXELS:
+        raise TooLarge(
+            f"it says that it has {of}{width:,} x {height:,} pixels; the most is {MOST_PIXELS / 1e6:,.0f} million"
+        )
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """(width, height) that the header of a WebP file states; (0, 0) for what is none."""
+    head = bytes(data[:30])
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
 def finish(img: Image.Image, options: DecodeOptions) -> np.ndarray:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from stylegan_lightning.data.containers import LABEL_FILE, Files, open_files
 from stylegan_lightning.data.decode import (
     EXTENSIONS,
     ImageInfo,
@@ -22,9 +21,10 @@ from stylegan_lightning.data.decode import (
     decode_options,
 )
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import parse_json
 
 LABELS = ("none", "folders", "json", "auto")
-LABEL_FILE = "dataset.json"
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 MOST_CLASSES = 100_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -36,6 +36,7 @@ class ImageFolder:
     {"labels": [["a/b.png", 6], ...]} with class numbers, or with lists of numbers, all of one length); "auto"
     (json when there is a dataset.json, else folders when every image lies in one of at least two, else none).
     max_images: keep this many, evenly spaced over the sorted names. Class numbers do not change with it.
+    follow_links: also read what links lead to outside of a folder; without, such links are refused (OutsideLinks).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ImageFolder:
         background: str | Sequence[int] = "#ffffff",
         labels: str = "none",
         max_images: int | None = None,
+        follow_links: bool = False,
     ) -> None:
         self.options = decode_options(resolution, channels, crop, filter, background)
         self.resolution, self.channels = resolution, channels
@@ -56,7 +58,7 @@ class ImageFolder:
             raise UserError(f"max_images must be at least 2, or null for all images; got {max_images!r}.")
         self.path = Path(path).expanduser().absolute()
         self.name = self.path.stem if self.path.is_file() else self.path.name
-        self._files = _open(self.path)
+        self._files = open_files(self.path, follow_links)
         everything = self._files.names()
         names = [n for n in everything if n.lower().endswith(EXTENSIONS)]
         _check_count(names, everything, self.path)
@@ -79,6 +81,10 @@ class ImageFolder:
         name = self.names[index]
         try:
             data = self._files.read(name)
+        except ValueError as err:
+            raise UnreadableImage(name, str(err)) from err
+        except EOFError as err:
+            raise UnreadableImage(name, "it ends too early") from err
         except Exception as err:  # zipfile raises several unrelated types for a damaged member
             raise UnreadableImage(name, f"{err} ({type(err).__name__})") from err
         return decode(data, self.options, name=name)
@@ -107,109 +113,18 @@ class ImageFolder:
         return digest.hexdigest()
 
 
-class _Files(Protocol):
-    def names(self) -> list[str]: ...
-    def read(self, name: str) -> bytes: ...
-    def tokens(self, names: Sequence[str]) -> Iterable[str]:
-        """For each file, a text that changes when its content does."""
-        ...
-
-
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def names(self) -> list[str]:
-        """Links are followed, but no folder is entered from inside itself."""
-        found: list[str] = []
-        pending: list[tuple[str, frozenset[str]]] = [("", frozenset())]
-        while pending:
-            prefix, above = pending.pop()
-            folder = self.root / prefix
-            real = os.path.realpath(folder)
-            if real in above:
-                continue
-            for entry in os.scandir(folder):
-                if _hidden(entry.name):
-                    continue
-                if entry.is_dir():
-                    pending.append((f"{prefix}{entry.name}/", above | {real}))
-                else:
-                    found.append(prefix + entry.name)
-        return sorted(found)
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-    def tokens(self, names: Sequence[str]) -> Iterable[str]:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and reading free the GIL
-            yield from pool.map(self._token, names)
-
-    def _token(self, name: str) -> str:
-        try:
-            with open(self.root / name, "rb") as file:
-                return hashlib.file_digest(file, "blake2b").hexdigest()
-        except OSError:
-            return "unreadable"  # `read` names it and gives the reason
-
-
-class _Zip:
-    """Reads one zip file from any thread and any process: each process opens it for itself."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_opened": None}
-
-    def _zip(self) -> zipfile.ZipFile:
-        opened = self._opened
-        if opened is None or opened[0] != os.getpid():  # a forked child must not share the file position
-            opened = self._opened = (os.getpid(), zipfile.ZipFile(self.path))
-        return opened[1]
-
-    def names(self) -> list[str]:
-        members = (m for m in self._zip().infolist() if not m.is_dir())
-        return sorted({m.filename for m in members if not any(_hidden(p) for p in m.filename.split("/"))})
-
-    def read(self, name: str) -> bytes:
-        return self._zip().read(name)
-
-    def tokens(self, names: Sequence[str]) -> Iterable[str]:
-        members = map(self._zip().getinfo, names)
-        return (f"{m.file_size} {m.CRC:08x}" for m in members)
-
-
-def _hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"
-
-
-def _open(path: Path) -> _Files:
-    if path.is_dir():
-        return _Folder(path)
-    if not path.exists():
-        raise UserError(f"There is no folder or zip file at {path}. Give `path` a folder of images or a zip.")
-    try:
-        files = _Zip(path)
-        files.names()
-    except (zipfile.BadZipFile, OSError) as err:
-        raise UserError(
-            f"{path} is neither a folder nor a readable zip file ({err}). Give `path` a folder or a zip."
-        ) from err
-    return files
-
-
 def _check_count(names: list[str], everything: list[str], path: Path) -> None:
     accepted = ", ".join(EXTENSIONS)
     if not names:
         other = f" It holds {len(everything)} other files, e.g. {everything[0]}." if everything else ""
+        packed = next((n for n in everything if n.lower().endswith(ARCHIVES)), None)
+        other += f" Archives inside are not opened: unpack {packed}." if packed else ""
         raise UserError(f"No images in {path}.{other} Accepted: {accepted}; hidden files are left out.")
     if len(names) == 1:
         raise UserError(f"Only one image ({names[0]}) in {path}; training needs at least 2. Accepted: {accepted}.")
 
 
-def _find_labels(kind: str, names: list[str], files: _Files, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+def _find_labels(kind: str, names: list[str], files: Files, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Label names and, per image, its class number (int64 [N]) or its vector (float32 [N, c])."""
     none = (), np.zeros((len(names), 0), np.float32)
     if kind == "auto":
@@ -240,31 +155,33 @@ def _folder_labels(names: list[str], path: Path) -> tuple[tuple[str, ...], np.nd
     return tuple(classes), np.array([number[n.split("/")[0]] for n in names], np.int64)
 
 
-def _load_json(files: _Files, path: Path) -> list | None:
+def _load_json(files: Files, path: Path) -> list | None:
     """The `labels` entry of the label file; None when it says null."""
     where = f"{LABEL_FILE} in {path}"
     try:
-        content = json.loads(files.read(LABEL_FILE))
+        content = parse_json(files.read(LABEL_FILE), where)
+    except UserError:
+        raise
     except (KeyError, FileNotFoundError) as err:
         near = [n for n in files.names() if n.endswith("/" + LABEL_FILE)]
         hint = f" There is one at {near[0]}; it must lie at the root." if near else ""
         raise UserError(f"labels=json needs {where}, and there is none.{hint}") from err
-    except (ValueError, OSError, zipfile.BadZipFile) as err:
-        raise UserError(f"{where} is not valid JSON: {err}.") from err
+    except Exception as err:  # as for images
+        raise UserError(f"{where} cannot be read: {str(err) or type(err).__name__}.") from err
     labels = content.get("labels", ...) if isinstance(content, dict) else ...
     if labels is ... or not (labels is None or isinstance(labels, list)):
         raise UserError(f'{where} must look like {{"labels": [["folder/image.png", 6], ...]}}.')
     return labels
 
 
-def _json_labels(names: list[str], files: _Files, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+def _json_labels(names: list[str], files: Files, path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     entries, where = _load_json(files, path), f"{LABEL_FILE} in {path}"
     if not entries:
         raise UserError(f"{where} holds no labels (labels: null or empty). Choose labels=none.")
     table: dict[str, Any] = {}
     for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise UserError(f"{where}: every label must be a pair [name, label]; got {entry!r}.")
+            raise UserError(f"{where}: every label must be a pair [name, label]; got {reprlib.repr(entry)}.")
         table[entry[0].replace("\\", "/")] = entry[1]
     missing = [n for n in names if n not in table]
     if missing:
@@ -283,7 +200,7 @@ def _json_labels(names: list[str], files: _Files, path: Path) -> tuple[tuple[str
         if not _is_vector(value, width):
             raise UserError(
                 f"{where}: labels must be all class numbers (0, 1, ...) or all lists of the same number of "
-                f"finite numbers; {name} has {value!r}."
+                f"finite numbers; {name} has {reprlib.repr(value)}."
             )
     return tuple(map(str, range(width))), np.array([table[n] for n in names], np.float32)
 

@@ -22,6 +22,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -36,7 +37,8 @@ from PIL import Image
 
 from stylegan_lightning.data.base import ImageError, ImageSource, PreparedDataset, npy_file
 from stylegan_lightning.data.cache import default_cache_dir, explain
-from stylegan_lightning.data.decode import CROPS, FILTERS, check_choice
+from stylegan_lightning.data.containers import OutsideLinks
+from stylegan_lightning.data.decode import CROPS, FILTERS, check_choice, open_picture, webp_size
 from stylegan_lightning.data.image_folder import LABELS, ImageFolder
 from stylegan_lightning.data.labels import check_labels
 from stylegan_lightning.data.levels import box_reduce
@@ -46,6 +48,10 @@ from stylegan_lightning.errors import UserError
 
 FORMAT = 1
 META, TARGETS = "shards.json", "labels.npy"
+MOST_META = 1 << 28
+"""Bytes of shards.json."""
+MOST_CHUNK = 1 << 32
+"""Bytes of a chunk, whose offsets have 32 bits."""
 STORES = ("s3://", "gs://", "r2://")
 """Those of LitData's that can be asked for parts of a file."""
 PLACES = "a folder, local:FOLDER (of a slow disk), s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or r2://BUCKET/PREFIX"
@@ -94,9 +100,12 @@ def encode(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def decode(data: Any, channels: int) -> np.ndarray:
-    """The image [channels, H, W] from its bytes."""
-    with Image.open(io.BytesIO(data), formats=("WEBP",)) as picture:
+def decode(data: Any, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The image [channels, H, W] from its bytes. Raises ValueError unless it has `size` (width, height), before it is
+    decoded."""
+    if size is not None and (found := webp_size(data)) not in (size, (0, 0)):
+        raise ValueError(f"it holds an image of {found[0]:,} x {found[1]:,} pixels instead of {size[0]} x {size[1]}")
+    with open_picture(data, ("WEBP",)) as picture:
         pixels = np.asarray(picture.convert("RGBA" if channels == 4 else "RGB"))
     return pixels.transpose(2, 0, 1)[:channels]  # grey is stored as three equal channels
 
@@ -254,12 +263,17 @@ class ShardFiles:
                 what = "is missing" if found is None else f"has {found} bytes instead of {size}"
                 raise UserError(f"The shards in {self.root} are damaged: {name} {what}. Copy or write them again.")
 
-    def _copy(self, name: str, file: IO[bytes]) -> None:
-        """From where the shards are. Raises UserError where that cannot be done."""
+    def _copy(self, name: str, file: IO[bytes], most: int) -> None:
+        """From where the shards are. Raises UserError where that cannot be done, or there is more than `most`."""
         try:
             if self.mounted is None:
                 self._own().downloader.download_fileobj(f"{self.root}/{name}", file)
             else:
+                found = os.stat(self.mounted / name)
+                if not stat.S_ISREG(found.st_mode):
+                    raise ValueError("it is not a regular file")
+                if found.st_size > most:
+                    raise ValueError(f"it has {found.st_size:,} bytes; at most {most:,} are read")
                 with open(self.mounted / name, "rb") as original:
                     shutil.copyfileobj(original, file)
         except UserError:
@@ -270,15 +284,15 @@ class ShardFiles:
             raise _unreadable(self.root, name, error) from error
 
     def _content(self, name: str) -> bytes:
-        file = io.BytesIO()
-        self._copy(name, file)
+        file = _Bounded()
+        self._copy(name, file, MOST_META)
         return file.getvalue()
 
-    def _keep(self, name: str, size: int | None = None) -> Path:
+    def _keep(self, name: str, size: int | None = None, most: int = MOST_CHUNK) -> Path:
         """A copy of the file in the cache, whole or not at all. The caller holds the lock."""
         path, part = self.folder / name, self.folder / f"{name}.part"
         with open(part, "wb") as file:
-            self._copy(name, file)
+            self._copy(name, file, most)
         if size not in (None, part.stat().st_size):
             raise UserError(f"{self.root}/{name} is damaged: it should have {size} bytes. Copy it again.")
         os.replace(part, path)
@@ -297,12 +311,14 @@ class ShardFiles:
         if self.remote:
             with self._locked():
                 path = self.folder / TARGETS
-                path = path if path.exists() else self._keep(TARGETS)
+                path = path if path.exists() else self._keep(TARGETS, most=4 * math.prod(shape) + (1 << 16))
         else:
             path = Path(self.root) / TARGETS
         try:
+            if not path.is_file():
+                raise ValueError("it is missing" if not path.exists() else "it is not a regular file")
             found = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # its header is Python text
             raise UserError(f"{path} is damaged ({error}): copy the shards again.") from error
         if found.shape != shape or found.dtype != np.float32:
             raise UserError(f"{path} is damaged: {found.dtype} {found.shape}, not {shape}. Copy the shards again.")
@@ -320,12 +336,17 @@ class ShardFiles:
                 raise _unreadable(self.root, name, error) from error
         while True:
             with contextlib.suppress(FileNotFoundError):  # another process has just needed the room
-                return _items(np.memmap(self.fetch(chunk), np.uint8, "r"), rows)
+                content = np.memmap(self.fetch(chunk), np.uint8, "r")
+                try:
+                    return _items(content, rows)
+                except ValueError as error:
+                    raise _unreadable(self.root, name, error) from error
 
     def _item(self, name: str, row: int) -> bytes:
         """One item of a chunk that stays in its store."""
         address, get = f"{self.root}/{name}", self._own().downloader.download_bytes
         start, end = np.frombuffer(get(address, 4 * (1 + row), 8, ""), np.uint32).tolist()
+        _check_place(row, start, end, self.sizes[self.names.index(name)])
         return get(address, start + 4, end - start - 4, "")
 
     def fetch(self, chunk: int) -> Path:
@@ -387,8 +408,30 @@ def _unreadable(root: str, name: str, error: Exception) -> UserError:
 
 def _items(content: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     """Of a LitData chunk: the number of items, where each starts and the last ends; an item is its length and bytes."""
-    starts = content[4 : 4 * (2 + int(content[:4].view(np.uint32)[0]))].view(np.uint32)
-    return [content[starts[row] + 4 : starts[row + 1]] for row in rows]
+    count = int(content[:4].view(np.uint32)[0])
+    if 4 * (2 + count) > len(content) or int(rows.max(initial=0)) >= count:
+        raise ValueError(f"it says that it holds {count:,} images")
+    starts, items = content[4 : 4 * (2 + count)].view(np.uint32), []
+    for row in rows.tolist():
+        start, end = starts[row : row + 2].tolist()
+        _check_place(row, start, end, len(content))
+        items.append(content[start + 4 : end])
+    return items
+
+
+def _check_place(row: int, start: int, end: int, size: int) -> None:
+    """Raises ValueError unless the item lies in a chunk of that size."""
+    if not start + 4 <= end <= size:
+        raise ValueError(f"its image {row} lies at bytes {start:,} to {end:,} of {size:,}")
+
+
+class _Bounded(io.BytesIO):
+    """Takes at most MOST_META bytes."""
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > MOST_META:
+            raise ValueError(f"it has more than {MOST_META:,} bytes, which is the most that is read")
+        return super().write(data)
 
 
 def _checked(content: bytes, root: str) -> dict[str, Any]:
@@ -398,11 +441,13 @@ def _checked(content: bytes, root: str) -> dict[str, Any]:
         kinds = {"name": str, "fingerprint": str, "shape": list, "label_names": list, "stats": dict, "chunks": list}
         whole = meta["format"] == FORMAT and all(isinstance(meta[key], kind) for key, kind in kinds.items())
         for name, size, count in meta["chunks"]:
-            whole &= re.fullmatch(r"chunk-[\w.-]+\.bin", name) is not None and min(size, count) > 0
+            whole &= re.fullmatch(r"chunk-[\w.-]+\.bin", name) is not None and type(size) is type(count) is int
+            whole &= 0 < size <= MOST_CHUNK and 0 < 4 * count < size
         channels, height, width = meta["shape"]
+        whole &= all(type(x) is int for x in meta["shape"]) and all(isinstance(x, str) for x in meta["label_names"])
         if not (whole and meta["chunks"] and channels in (1, 3, 4) and height == width > 0):
             raise ValueError("values that cannot be")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{root}/{META} is damaged, or of another version of stylegan_lightning ({type(error).__name__}: {error}). "
             "Copy or write the shards again."
@@ -435,12 +480,10 @@ class ShardImages:
 
     def _decoded(self, chunk: int, data: Any) -> np.ndarray:
         try:
-            image = decode(data, self.shape[1])
+            channels, height, width = self.files.meta["shape"]
+            return decode(data, channels, (width, height))
         except Exception as error:  # a damaged file makes Pillow raise nearly any type
             raise UserError(f"{self.files.root}/{self.files.names[chunk]} is damaged: {error}.") from error
-        if image.shape != tuple(self.files.meta["shape"]):
-            raise UserError(f"{self.files.root}/{self.files.names[chunk]} holds an image of {image.shape}.")
-        return image
 
 
 class StreamedDataset(PreparedDataset):
@@ -526,13 +569,15 @@ def parser() -> argparse.ArgumentParser:
     add("--filter", default="lanczos", choices=tuple(FILTERS))
     add("--background", default="#ffffff", metavar="COLOUR")
     add("--chunk-mb", type=float, default=64, help="megabytes that are fetched at a time; default: 64")
+    add("--follow-links", action="store_true", help="also read what links lead to outside of the folder")
     add("--on-error", default="skip", choices=("skip", "raise"), help="what to do with unreadable images")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
-    options = {key: getattr(given, key) for key in ("resolution", "channels", "crop", "filter", "background", "labels")}
+    keys = ("resolution", "channels", "crop", "filter", "background", "labels", "follow_links")
+    options = {key: getattr(given, key) for key in keys}
     try:
         source = ImageFolder(given.source, **options)
         out = write_shards(
@@ -543,7 +588,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             progress=lambda done, total: print(f"\rwriting shards {done}/{total}", end="", file=sys.stderr, flush=True),
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        text = f"{error.what}. Add --follow-links" if isinstance(error, OutsideLinks) else str(error)
+        print(f"error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
     files = ShardFiles(str(out))
     count, skipped = int(files.counts.sum()), len(files.meta["stats"]["skipped"])

@@ -18,6 +18,7 @@ from stylegan_lightning.data.decode import (
     ImageInfo,
     UnreadableImage,
     check_choice,
+    check_size,
     decode_options,
     finish,
     turn_upright,
@@ -100,6 +101,7 @@ class TorchvisionImages:
         try:
             img = part[i][0]
             mode = img.mode
+            check_size(*img.size)
             img.load()
             img = turn_upright(img)
             return finish(img, self.options), {"size": img.size, "mode": mode}

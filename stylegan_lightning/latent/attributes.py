@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import parse_json, read_file
 from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.latent.codes import LARGEST_SEED, Progress, sample_w, silent, styles_of
 from stylegan_lightning.networks import Generator
@@ -21,6 +22,8 @@ BATCH = 16
 READABLE = 0.5
 """R^2 on held-out pictures from which a reading is good enough to find and to judge directions by."""
 SEED = "seed"
+MOST_BYTES = 1 << 28
+"""Of a table of attributes."""
 
 
 class AttributeRegressor(Protocol):
@@ -146,7 +149,9 @@ def examples_of_file(G: Generator, path: Path, label: int | Sequence[float] | No
     rows = _rows(path)
     names = tuple(name for name in rows[0] if name != SEED)
     if SEED not in rows[0] or not names:
-        raise UserError(f"{path} must have a column {SEED!r} and at least one attribute; it has {', '.join(rows[0])}")
+        raise UserError(
+            f"{path} must have a column {SEED!r} and at least one attribute; it has {', '.join(map(str, rows[0]))}"
+        )
     values, seeds = [], []
     for number, row in enumerate(rows, 1):
         if set(row) != {SEED, *names}:
@@ -172,11 +177,14 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"attributes are `faces`, or a .csv or .json file; got {path}")
     try:
-        text = path.expanduser().read_text("utf-8-sig")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+        text = read_file(path.expanduser(), MOST_BYTES).decode("utf-8-sig")
+        if path.suffix.lower() == ".json":
+            rows = parse_json(text, f"{path} is no table of attributes: it")
+        else:
+            rows = list(csv.DictReader(text.splitlines()))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is no table of attributes: {error}") from None
     if not isinstance(rows, list) or len(rows) < 2 or not all(isinstance(row, dict) and row for row in rows):
         raise UserError(f'{path} must be a list of at least two rows such as {{"{SEED}": 0, "smile": 0.8}}')
@@ -184,9 +192,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _seed(path: Path, number: int, given: Any) -> int:
-    if str(given).isdigit() and int(given) <= LARGEST_SEED:
-        return int(given)
-    raise UserError(f"{path}: row {number}: a seed is a whole number of 0..{LARGEST_SEED}; got {given!r}")
+    text = str(given)
+    if text.isdecimal() and len(text) <= 20 and int(text) <= LARGEST_SEED:
+        return int(text)
+    raise UserError(f"{path}: row {number}: a seed is a whole number of 0..{LARGEST_SEED}; got {reprlib.repr(given)}")
 
 
 def _value(path: Path, number: int, name: str, given: Any) -> float:
@@ -194,8 +203,8 @@ def _value(path: Path, number: int, name: str, given: Any) -> float:
     try:
         value = words.get(str(given).strip().lower())
         value = float(given) if value is None else value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not -1e30 < value < 1e30:
-        raise UserError(f"{path}: row {number}: {name} must be a number, true or false; got {given!r}")
+        raise UserError(f"{path}: row {number}: {name} must be a number, true or false; got {reprlib.repr(given)}")
     return value

@@ -30,7 +30,7 @@ from stylegan_lightning.training.checkpoint import export_generator, write_atomi
 from tests.conftest import ROOT
 
 KINDS = ("png", "jpg", "webp", "gif", "bmp", "tiff")
-EACH = 400
+EACH = 200
 """Mutations of each kind of file."""
 
 

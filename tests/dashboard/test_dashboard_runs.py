@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from dashboard_helpers import make_run, rows, write_result, write_rows
 
-from stylegan_lightning.dashboard.runs import find_runs, read_run, read_runs
+from stylegan_lightning.dashboard import runs
+from stylegan_lightning.dashboard.runs import FILES, find_runs, read_run, read_runs
 from stylegan_lightning.errors import UserError
 
 
@@ -60,11 +62,20 @@ def test_status_is_inferred_without_result(tmp_path):
     assert read_run(tmp_path / "a", "a").status == "running"
 
 
+DOUBLED = b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("config.yaml", b"model: [1, {"),
         ("config.yaml", b"a: ${nothing}\n- b"),
+        (
+            "config.yaml",
+            b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40)),
+        ),
+        ("config.yaml", b"[" * 5000),
+        ("result.json", b"[" * 100_000),
         ("result.json", b'{"status": "fin'),
         ("result.json", b"[1, 2]"),
         ("metrics.csv", b"\xff\xfe\0\x01 binary"),
@@ -76,6 +87,24 @@ def test_a_damaged_file_is_a_note(tmp_path, name, content):
     run = read_run(folder, "a")
     assert any(name in note for note in run.notes), run.notes
     assert len(run.samples) == 3
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_too_large_or_none_is_a_note(tmp_path, name, monkeypatch):
+    folder = make_run(tmp_path / "a")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert any(name in note for note in read_run(folder, "a").notes)
+    (folder / name).unlink()
+    (folder / name).write_bytes(b" " * 100_000)
+    monkeypatch.setattr(runs, "MOST_BYTES", 99_999)
+    assert any(f"{name}" in note and "at most" in note for note in read_run(folder, "a").notes)
+
+
+def test_numbers_without_end_are_left_out(tmp_path):
+    folder = make_run(tmp_path / "a")
+    (folder / "result.json").write_text(f'{{"status": "finished", "kimg": {"9" * 4000}, "best_value": 1e999}}')
+    assert read_run(folder, "a").status == "finished"
 
 
 def test_what_a_damaged_table_still_holds(tmp_path):
