@@ -74,7 +74,7 @@ DOUBLED = b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i 
             "config.yaml",
             b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40)),
         ),
-        ("config.yaml", b"[" * 5000),
+        ("config.yaml", b"[" * 1500),
         ("result.json", b"[" * 100_000),
         ("result.json", b'{"status": "fin'),
         ("result.json", b"[1, 2]"),
