@@ -120,6 +120,8 @@ def training_data(candidate: Candidate, given: DictConfig) -> PreparedDataset:
                 f"data_path is given, but {candidate.path} was trained on {cfg.data.name}, which has no files"
             )
         builders.change(cfg, "data.path", data_path)
+    elif OmegaConf.select(cfg, "data.source.root") is not None:
+        builders.change(cfg, "data.source.download", False)
     if given.get("follow_links") and cfg.data.name == "image_folder":
         builders.change(cfg, "data.source.follow_links", True)
     with _outside_links():

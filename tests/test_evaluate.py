@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import stylegan_lightning
-from stylegan_lightning import reports
+from stylegan_lightning import candidates, reports
+from stylegan_lightning.data.cache import prepare
 from stylegan_lightning.data.faces import Faces
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.by_features import Kernel
@@ -160,6 +162,38 @@ def test_values_are_added_to_the_run_that_wrote_the_checkpoint(run, trained, tmp
     assert b"eval/fd_efflite0" in next(folder.glob("*.wandb")).read_bytes()
     done = run("evaluate.py", f"ckpt={trained}", *OFFLINE, "wandb=false", f"out_dir={tmp_path}/f")
     assert done.code == 0 and not (tmp_path / "f/wandb_additions").exists()
+
+
+def test_a_checkpoint_from_elsewhere_does_not_choose_where_things_are_written(run, trained, tmp_path):
+    """Prepared data, downloads, values of Weights & Biases."""
+    checkpoint = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["config"]["data"]["cache_dir"] = checkpoint["config"]["cache_dir"] = str(tmp_path / "chosen")
+    torch.save(checkpoint, tmp_path / "foreign.ckpt")
+    done = run("evaluate.py", f"ckpt={tmp_path}/foreign.ckpt", *OFFLINE, f"out_dir={tmp_path}/e")
+    assert done.code == 0, done.err
+    assert not (tmp_path / "chosen").exists() and not (tmp_path / "e/wandb_additions").exists()
+    assert "does not lie in the directory of the run" in done.out
+
+
+def test_data_that_were_prepared_elsewhere_are_read_there(tmp_path):
+    """As a checkpoint says; nothing is written there."""
+    source = Faces(8, size=8)
+    prepare(source, tmp_path / "stored")
+    before = sorted(tmp_path.rglob("*"))
+    found = prepare(source, tmp_path / "own", made_in=tmp_path / "stored")
+    assert len(found.images) == 8 and sorted(tmp_path.rglob("*")) == before
+
+
+def test_data_sets_are_not_downloaded_to_where_a_checkpoint_says(tmp_path, monkeypatch):
+    source = {"_target_": "stylegan_lightning.data.torchvision_sets.TorchvisionImages", "name": "cifar10",
+              "root": str(tmp_path / "chosen"), "resolution": 8, "download": True}  # fmt: skip
+    cfg = OmegaConf.create({"data": {"name": "cifar10", "path": str(tmp_path / "chosen"), "source": source,
+                                     "cache_dir": None, "mirror": False, "on_error": "skip"}})  # fmt: skip
+    candidate = candidates.Candidate(tmp_path / "a.ckpt", torch.nn.Identity(), cfg)  # type: ignore[arg-type]
+    given = OmegaConf.create({"data_path": None, "data_cache_dir": str(tmp_path / "own"), "cache_dir": None})
+    with pytest.raises(UserError, match="CIFAR10 is not in"):
+        candidates.training_data(candidate, given)
+    assert not (tmp_path / "chosen").exists()
 
 
 def test_two_processes_give_the_value_of_one(trained, tmp_path, shared_cache):
