@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from fastapi import FastAPI
 from PIL import Image
+from starlette.testclient import TestClient
 
 import stylegan_lightning
 from stylegan_lightning.explore.access import Guard
@@ -19,12 +20,19 @@ from stylegan_lightning.explore.projecting import Projections
 from stylegan_lightning.explore.server import create_app
 from stylegan_lightning.explore.store import Store
 
+TOKEN = "a-long-secret"
 
-def make_app(model: Path, folder: Path, guard: Guard | None = None, lease: float = 20.0) -> tuple[FastAPI, Painter]:
+
+def make_app(model: Path, folder: Path, lease: float = 20.0) -> tuple[FastAPI, Painter]:
     G = stylegan_lightning.load(model)
     painter = Painter(G, choose_directions(G, []), Store(folder / "codes", G))
     projections = Projections(model, "cpu", painter.store.put, lease)
-    return create_app(painter, projections, guard or Guard(hosts=("testserver", *Guard.hosts)), "tiny"), painter
+    return create_app(painter, projections, Guard(TOKEN), "tiny"), painter
+
+
+def client_of(app: FastAPI, **options: bool) -> TestClient:
+    """Of somebody who has the token."""
+    return TestClient(app, headers={"authorization": f"Bearer {TOKEN}"}, **options)
 
 
 def png(size: int = 16, seed: int = 0) -> bytes:

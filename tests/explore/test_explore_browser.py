@@ -18,7 +18,7 @@ from tests.cli.cli_helpers import exported
 
 @contextlib.contextmanager
 def serving(model, folder):
-    """The process of the command, and where it serves."""
+    """The process of the command, and the link that it prints."""
     command = [sys.executable, "-m", "stylegan_lightning.cli.main", "explore", str(model), "--no-open", "--port", "0"]
     with subprocess.Popen([*command, "--store", str(folder)], stdout=subprocess.PIPE, text=True) as server:
         yield server, server.stdout.readline().strip()
@@ -43,7 +43,8 @@ def open_page(browser, address):
         page.on("console", lambda m: ("status of 4" in m.text and refusals) or problems.append(m.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.on("request", lambda r: r.url.startswith((address, "blob:", "data:")) or problems.append(r.url))
+        own = (address.partition("?")[0], "blob:", "data:")
+        page.on("request", lambda r: r.url.startswith(own) or problems.append(r.url))
         page.goto(f"{address}{link}")
         settled(page)
         return page
