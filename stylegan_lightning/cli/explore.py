@@ -8,12 +8,15 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylegan_lightning.cli import common
 from stylegan_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 SHUTDOWN = 3
 SOON = 0.5
@@ -61,8 +64,8 @@ def explore(
         app = create_app(Painter(G, moves, kept), Projections(model, place, kept.put), Guard(token), _name(model))
         link = f"http://{_shown(host)}:{listening.getsockname()[1]}/?token={token}"
         print(f"{link}\nCtrl-C ends it", flush=True)
-        with _opened(link) if open_browser else contextlib.nullcontext():
-            _serve(app, listening)
+        with _opened(link) if open_browser else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
+            make_server(app).run(sockets=[listening])
 
 
 def _name(model: Path) -> str:
@@ -118,7 +121,7 @@ def _open(link: str, ended: threading.Event) -> None:
             ended.wait(LONG_ENOUGH)
 
 
-def _serve(app: object, listening: socket.socket) -> None:
+def make_server(app: object) -> uvicorn.Server:
     import uvicorn
 
     from stylegan_lightning.explore import limits
@@ -131,5 +134,4 @@ def _serve(app: object, listening: socket.socket) -> None:
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN,
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
