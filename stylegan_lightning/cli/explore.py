@@ -113,7 +113,7 @@ def _open(link: str, ended: threading.Event) -> None:
     import webbrowser
 
     options = {"prefix": "explore_", "suffix": ".html", "dir": Path.home()}
-    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile("w", **options) as file:  # type: ignore[call-overload]
+    with contextlib.suppress(OSError, RuntimeError), tempfile.NamedTemporaryFile("w", **options) as file:  # type: ignore[call-overload]
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={link}"><a href="{link}">explore</a>')
         file.flush()
         if not ended.wait(SOON):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,10 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "short.safetensors": (b"\xff" * 20, "the file"),
         "<img src=x onerror=alert(1)>.jpg": (b"\xff\xd8\xff\xe0 no jpeg", "damaged"),
     }
+
+
+def until(what: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)

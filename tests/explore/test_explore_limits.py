@@ -1,149 +1,28 @@
-"""What the page takes of a machine, and what it answers to whatever is sent."""
+"""What the page takes of a machine: bytes in memory and on the disk, requests at once."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import gc
-import http.client
 import io
 import os
-import random
-import tempfile
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from explore_helpers import TOKEN, client_of, make_app, png
+from explore_helpers import client_of, make_app, png, until
 from PIL import Image
 
-import stylegan_lightning
-import stylegan_lightning.cli.explore
-from stylegan_lightning.cli.explore import _listen, make_server
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.explore import films, limits
-from stylegan_lightning.explore.films import Film, check_frames
+from stylegan_lightning.explore import limits
 from stylegan_lightning.explore.limits import ENTRY_BYTES, Refused, Weighed
 from stylegan_lightning.explore.projecting import Job, Projections
 from stylegan_lightning.explore.store import Store
 from stylegan_lightning.latent.codes import Codes, noise_maps, styles_of
 from stylegan_lightning.latent.projection import Settings
-from tests.cli.cli_helpers import exported
-from tests.latent.codes_helpers import broken_codes
-from tests.latent.latent_helpers import tiny
-
-BROKEN = tuple(broken_codes(tiny("stylegan2")))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("limits") / "G.safetensors", "stylegan2", "model.use_noise=true")
-
-
-@pytest.fixture(scope="module")
-def G(model):
-    return stylegan_lightning.load(model)
-
-
-@pytest.fixture(scope="module")
-def served(model, tmp_path_factory):
-    """Answers 500, as a browser sees it, where a test client would raise."""
-    app, painter = make_app(model, tmp_path_factory.mktemp("kept"))
-    with client_of(app, raise_server_exceptions=False) as client:
-        yield client, painter
-
-
-@pytest.fixture
-def client(served):
-    return served[0]
-
-
-@pytest.fixture
-def server(client):
-    return client.app.state.server
-
-
-# ---------------------------------------------------------------------------------------- whatever is sent
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_codes_are_refused_and_not_kept(served, name):
-    client, painter = served
-    content, why = broken_codes(painter.G)[name]
-    before = set(painter.store.folder.iterdir())
-    refused = client.post("/api/codes", content=content)
-    assert refused.status_code == 422, refused.text
-    said = refused.json()["error"]
-    assert said.startswith("the file") and why in said and len(said) < 600
-    assert set(painter.store.folder.iterdir()) == before
-
-
-def test_codes_of_huge_numbers_are_drawn(served, tmp_path):
-    client, painter = served
-    Codes(torch.full((1, painter.G.num_ws, painter.G.w_dim), 3e38), ("huge",)).save(tmp_path / "c.safetensors")
-    kept = client.post("/api/codes", content=(tmp_path / "c.safetensors").read_bytes()).json()
-    assert client.get(f"/api/image?a=w{kept[0]['id']}&d=sefa0:10").status_code == 200
-
-
-def test_a_file_of_too_many_codes(served, tmp_path, monkeypatch):
-    client, painter = served
-    Codes(styles_of(painter.G, [1, 2, 3]), ("a", "b", "c")).save(tmp_path / "c.safetensors")
-    content = (tmp_path / "c.safetensors").read_bytes()
-    monkeypatch.setattr(limits, "MOST_CODES", 2)
-    assert client.post("/api/codes", content=content).status_code == 413
-    monkeypatch.setattr(limits, "MOST_CODES", 3)
-    assert client.post("/api/codes", content=content).status_code == 200
-
-
-PIECES = (
-    *("0", "1", "-1", "1e999", "nan", "inf", "-0", "9" * 400, "4294967295", "4294967296", "1_0", "0x1", "٣", "１", ""),
-    *("%00", "%FF", "%ED%A0%80", "%F0%9F%98%80", "..%2F..%2Fetc%2Fpasswd", "..", "%0d%0aX-Evil:1", "%", "a%", "+"),
-    *("w0123456789abcdef", "w" + "0" * 16, "1c0", "1c999999", "sefa0:1", "sefa0:1e308", ":", "[" * 500, "x" * 3000),
-    *("0,1,1,0", " ", "<script>", "preview.png", "gif", "webp"),
-)
-KEYS = ("a", "b", "psi", "cutoff", "mix", "noise", "d", "size", "frames", "fps", "kind", "id", "name", "steps", "class")
-PATHS = ("/api/image", "/api/codes", "/api/film", "/api/model", "/api/projections", "/api", "/page", "/style.css")
-BODIES = (b"", b"x", b"\0" * 100, b"\xff" * 100, b'{"a":1}', b"[" * 2000, b"\x89PNG\r\n\x1a\n" + b"\0" * 50)
-METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE")
-
-
-def anything(chance: random.Random) -> tuple[str, str, bytes]:
-    """A request: method, path with query, body."""
-    path = chance.choice(PATHS) + "".join(f"/{chance.choice(PIECES)}" for _ in range(chance.choice((0, 0, 1, 2))))
-    count = 300 if chance.random() < 0.02 else chance.randrange(6)
-    own = ["a=1"] if chance.random() < 0.7 else []
-    query = "&".join([*own, *(f"{chance.choice(KEYS)}={chance.choice(PIECES)}" for _ in range(count))])
-    return chance.choice((*METHODS, "GET", "GET", "POST")), f"{path}?{query}", chance.choice(BODIES)
-
-
-def test_whatever_is_asked_is_answered(client, monkeypatch):
-    monkeypatch.setattr(limits, "FILM_FRAMES", (2, 3))
-    chance, seen = random.Random(0), set()
-    for _ in range(600):
-        method, path, body = anything(chance)
-        answered = client.request(method, path, content=body)
-        seen.add(answered.status_code)
-        assert answered.status_code < 500, (method, path, body, answered.text)
-        if answered.status_code >= 400 and method != "HEAD":
-            said = answered.json()["error"]
-            assert 0 < len(said) <= 600 and "Traceback" not in said, (method, path, said)
-    assert {200, 400, 404, 405} <= seen
-
-
-def test_an_error_of_the_program_is_no_secret_and_no_traceback(client, server, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("of /home/me")
-
-    monkeypatch.setattr(server.painter, "draw", fail)
-    failed = client.get("/api/image?a=777")
-    assert failed.status_code == 500 and "went wrong" in failed.json()["error"] and "home" not in failed.text
-
 
 # ------------------------------------------------------------------------------------------ bytes in memory
 
@@ -303,145 +182,6 @@ def test_stores_of_other_models_count_where_they_are_beside(G, tmp_path, monkeyp
     assert len(files_of(a)) == 4
     Store(b, G, shared=True)
     assert len(files_of(a)) == 2 and len(files_of(foreign)) == 1
-
-
-# ---------------------------------------------------------------------------------------------------- films
-
-
-def test_frames_that_an_encoder_would_hold_are_bounded(client, monkeypatch):
-    check_frames(240, "mp4", 1024)
-    for kind, most in (("webp", 122), ("gif", 488)):
-        check_frames(most, kind, 1024)
-        with pytest.raises(UserError, match=f"at most {most}: make it shorter"):
-            check_frames(most + 1, kind, 1024)
-    monkeypatch.setattr(limits, "FILM_BYTES", 3 * 4 * 256 * 256)  # pictures of 16 pixels are enlarged
-    assert client.get("/api/film?a=1&b=2&frames=3&kind=webp").status_code == 200
-    refused = client.get("/api/film?a=1&b=2&frames=4&kind=webp")
-    assert refused.status_code == 400 and "at most 3" in refused.json()["error"]
-
-
-@pytest.fixture
-def slow_frames(monkeypatch, tmp_path):
-    """Frames of a painter take a while, and films have a place to be made in."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def slow_down(painter):
-        draw = painter.frame
-        monkeypatch.setattr(painter, "frame", lambda picture: time.sleep(0.03) or draw(picture))
-
-    return slow_down
-
-
-@pytest.fixture
-def slow(server, slow_frames, monkeypatch, tmp_path):
-    slow_frames(server.painter)
-    monkeypatch.setattr(limits, "FILM_SECONDS", 0.1)
-    yield
-    assert list(tmp_path.iterdir()) == [], "the folder is removed"
-    assert server.films._now is None and not server.films._turn.locked()
-
-
-def until(what, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_one_film_at_a_time_which_can_be_cancelled(client, server, slow):
-    link, id = "/api/film?a=1&b=2&kind=gif", "0123456789abcdef"
-    with ThreadPoolExecutor(1) as pool:
-        film = pool.submit(client.get, f"{link}&frames=240&id={id}")
-        until(lambda: server.films._now is not None and server.films._now.done > 2)
-        busy = client.get(f"{link}&frames=2")
-        assert busy.status_code == 429 and "being made already" in busy.json()["error"]
-        assert client.get("/api/image?a=1").status_code == 200
-        progress = client.get(f"/api/film/{id}").json()
-        assert 2 < progress["frame"] < 240 == progress["frames"]
-        assert client.delete("/api/film/fedcba9876543210").status_code == 404
-        assert client.delete(f"/api/film/{id}").status_code == 200
-        cancelled = film.result(10)
-    assert cancelled.status_code == 409 and "cancelled" in cancelled.json()["error"]
-    assert client.get(f"/api/film/{id}").status_code == 404
-    assert client.get(f"{link}&frames=2").status_code == 200
-
-
-def test_a_film_stops_when_the_server_does(server, slow):
-    """Of the task that a server cancels, and of the thread that draws for it."""
-
-    async def end():
-        made = films.Films()
-        film = Film(list(range(200)), 24, "gif")
-
-        async def frame(_):
-            await asyncio.sleep(0.01)
-            return np.zeros((8, 8, 3), np.uint8)
-
-        task = asyncio.create_task(made.make(film, frame))
-        while film.done < 3:
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        return film.done
-
-    threads = threading.active_count()
-    assert asyncio.run(end()) < 200 and threading.active_count() <= threads
-
-
-@pytest.fixture
-def running(model, tmp_path, slow_frames, monkeypatch):
-    """A server as the command makes it, in a thread: (its app's server, connections to it, what ends it)."""
-    app, painter = make_app(model, tmp_path)
-    slow_frames(painter)
-    monkeypatch.setattr(stylegan_lightning.cli.explore, "SHUTDOWN", 1)
-    with contextlib.closing(_listen("127.0.0.1", 0)) as listening:
-        server = make_server(app)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-
-        def end():
-            server.should_exit = True
-            thread.join(20)
-            assert not thread.is_alive()
-
-        yield app.state.server, partial(http.client.HTTPConnection, *listening.getsockname(), timeout=10), end
-        end()
-
-
-OWN = {"Authorization": f"Bearer {TOKEN}"}
-
-
-def start_film(server, connection):
-    connection.request("GET", "/api/film?a=1&b=2&kind=gif&frames=240", headers=OWN)
-    until(lambda: server.films._now is not None and server.films._now.done > 2)
-    return server.films._now
-
-
-def test_a_film_ends_when_its_browser_goes_and_when_the_server_does(running, tmp_path):
-    server, connect, end = running
-    connection = connect()
-    film = start_film(server, connection)
-    connection.close()
-    until(lambda: server.films._now is None, 3)
-    assert film.done < 100
-    another = connect()
-    film = start_film(server, another)
-    start = time.monotonic()
-    end()
-    assert film.done < 240 and time.monotonic() - start < 4
-    another.close()
-    assert not list(tmp_path.glob("tmp*")), "no folder is left"
-
-
-def test_headers_have_an_end(running):
-    _, connect, _ = running
-    for length, status in ((60_000, 200), (1_000_000, 400)):
-        connection = connect()
-        with contextlib.suppress(ConnectionError):  # it may be closed before all is sent
-            connection.request("GET", "/api/image?a=1", headers={**OWN, "X-Long": "x" * length})
-        with contextlib.suppress(ConnectionError):
-            assert connection.getresponse().status == status
 
 
 # ------------------------------------------------------------------------------------ many requests at once
