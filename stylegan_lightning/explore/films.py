@@ -95,6 +95,7 @@ class Films:
         except asyncio.CancelledError:  # the server ends: the thread does so before its next frame
             film.stopped.set()
             await asyncio.wait([work])
+            work.exception()  # which is told to nobody any more
             raise
         finally:
             self._now = None

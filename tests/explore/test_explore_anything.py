@@ -65,6 +65,15 @@ def anything(chance: random.Random) -> tuple[str, str, bytes]:
     return chance.choice((*METHODS, "GET", "GET", "POST")), f"{path}?{query}", chance.choice(BODIES)
 
 
+@pytest.mark.parametrize("path", ["/api/image", "/api/codes", "/api/film", "/api/projections"])
+@pytest.mark.parametrize("count", [190, 199, 5000])
+def test_links_of_many_settings(client, path, count):
+    send = client.post if path == "/api/projections" else client.get
+    answered = send(f"{path}?a=1{'&d=sefa0:1' * count}")
+    assert answered.status_code == 400
+    assert ("at most 200 settings" in answered.json()["error"]) == (count > 200), answered.text
+
+
 def test_whatever_is_asked_is_answered(client, monkeypatch):
     monkeypatch.setattr(limits, "FILM_FRAMES", (2, 3))
     chance, seen = random.Random(0), set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import tempfile
 import threading
@@ -74,7 +75,7 @@ def test_one_film_at_a_time_which_can_be_cancelled(client, server, slow):
     assert client.get(f"{link}&frames=2").status_code == 200
 
 
-def test_a_film_stops_when_the_server_does(server, slow):
+def test_a_film_stops_when_the_server_does(server, slow, caplog):
     """Of the task that a server cancels, and of the thread that draws for it."""
 
     async def end():
@@ -91,10 +92,12 @@ def test_a_film_stops_when_the_server_does(server, slow):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        gc.collect()
         return film.done
 
     threads = threading.active_count()
     assert asyncio.run(end()) < 200 and threading.active_count() <= threads
+    assert not caplog.records, "nothing is said of it"
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
 import os
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +17,14 @@ import pytest
 import torch
 from explore_helpers import client_of, make_app, png, until
 from PIL import Image
+from starlette.requests import ClientDisconnect
 
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.explore import limits
 from stylegan_lightning.explore.limits import ENTRY_BYTES, Refused, Weighed
 from stylegan_lightning.explore.projecting import Job, Projections
 from stylegan_lightning.explore.store import Store
+from stylegan_lightning.explore.uploads import Uploads
 from stylegan_lightning.latent.codes import Codes, noise_maps, styles_of
 from stylegan_lightning.latent.projection import Settings
 
@@ -154,6 +158,15 @@ def test_the_store_removes_what_was_used_longest_ago(G, tmp_path, monkeypatch):
         store.get(old[0])
 
 
+def test_use_is_seen_by_other_processes(G, tmp_path):
+    store = Store(tmp_path, G)
+    path = store._path(key := store.put(code(G, 0)))
+    for reader in (store, Store(tmp_path, G)):  # from memory, from the disk
+        os.utime(path, (1, 1))
+        reader.get(key)
+        assert time.time() - path.stat().st_mtime < 60
+
+
 def test_codes_of_this_session_are_removed_last(G, tmp_path, monkeypatch):
     theirs = [tmp_path / f"{name * 16}.safetensors" for name in "0f"]
     code(G, 0).save(theirs[0])
@@ -211,6 +224,28 @@ def test_files_on_their_way_are_weighed_together(client, server, monkeypatch):
     server.uploads.bytes = 0
     monkeypatch.setattr(limits, "UPLOAD_BYTES", 1000)
     assert client.post("/api/codes", content=bytes(1100)).status_code == 413 and server.uploads.bytes == 0
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, 408), (True, 400)])
+def test_a_body_that_is_slow_or_breaks_off_is_let_go(broken, status, monkeypatch):
+    monkeypatch.setattr(limits, "UPLOAD_SECONDS", 0.05)
+    uploads, seen = Uploads(), []
+
+    class Sent:
+        async def stream(self):
+            yield bytes(1000)
+            seen.append(uploads.bytes)
+            if broken:
+                raise ClientDisconnect
+            await asyncio.sleep(10)
+
+    async def receive():
+        async with uploads.body(Sent()):
+            raise AssertionError("it has not arrived")
+
+    with pytest.raises(Refused) as refused:
+        asyncio.run(receive())
+    assert refused.value.status == status and seen == [1000] and uploads.bytes == 0
 
 
 def test_many_requests_from_many_threads(model, tmp_path, monkeypatch):
