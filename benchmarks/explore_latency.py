@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import safetensors.torch
@@ -77,10 +77,11 @@ class Page:
         )
         assert self.server.stdout is not None
         parts = urlsplit(self.server.stdout.readline().strip())
+        self.headers = {"Authorization": f"Bearer {parse_qs(parts.query)['token'][0]}"}
         self.connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 0, timeout=120)
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        self.connection.request(method, path, body)
+        self.connection.request(method, path, body, self.headers)
         response = self.connection.getresponse()
         content = response.read()
         if response.status != 200:

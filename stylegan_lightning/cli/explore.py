@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylegan_lightning.cli import common
 from stylegan_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    import uvicorn
+
 SHUTDOWN = 3
+SOON = 0.5
+LONG_ENOUGH = 20.0
+"""Seconds until a browser has read what it was started with."""
 
 
 def explore(
@@ -27,7 +36,7 @@ def explore(
         str | None,
         typer.Option(
             envvar="STYLEGAN_LIGHTNING_TOKEN",
-            help="What the link must have where others can reach it; drawn at random where it is not given.",
+            help="What the link must have; others on this machine see the option, but not the variable. [random]",
         ),
     ] = None,
     store: Annotated[
@@ -37,12 +46,9 @@ def explore(
     device: common.Device = "auto",
 ) -> None:
     """A page in the browser: seeds, mixing, directions, your own pictures."""
-    from stylegan_lightning.explore.access import Guard, is_loopback, new_token
+    from stylegan_lightning.explore.access import Guard, check_token, new_token
 
-    if token is not None and len(token) < 8:
-        raise UserError(f"--token must have at least 8 characters; it has {len(token)}")
-    if token is None and not is_loopback(host):
-        token = new_token()
+    token = new_token() if token is None else check_token(token)
     listening = _listen(host, port)
     with contextlib.closing(listening):
         from stylegan_lightning.data.cache import default_cache_dir
@@ -53,16 +59,13 @@ def explore(
 
         G = common.load_model(model, device)
         moves = choose_directions(G, directions or [])
-        kept = Store(store or default_cache_dir() / "explore" / model_hash(G), G)
+        kept = Store(store or default_cache_dir() / "explore" / model_hash(G), G, shared=store is None)
         place = str(next(G.parameters()).device)
-        guard = Guard(token, [*Guard.hosts, host.strip("[]")])
-        app = create_app(Painter(G, moves, kept), Projections(model, place, kept.put), guard, _name(model))
-        address = f"http://{_shown(host)}:{listening.getsockname()[1]}/"
-        link = address if token is None else f"{address}?token={token}"
+        app = create_app(Painter(G, moves, kept), Projections(model, place, kept.put), Guard(token), _name(model))
+        link = f"http://{_shown(host)}:{listening.getsockname()[1]}/?token={token}"
         print(f"{link}\nCtrl-C ends it", flush=True)
-        if open_browser:
-            _open(link)
-        _serve(app, listening)
+        with _opened(link) if open_browser else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
+            make_server(app).run(sockets=[listening])
 
 
 def _name(model: Path) -> str:
@@ -91,16 +94,44 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _open(link: str) -> None:
-    import threading
+@contextlib.contextmanager
+def _opened(link: str) -> Iterator[None]:
+    """While open, a browser is started with the link; the file that leads there is gone afterwards."""
+    ended = threading.Event()
+    opening = threading.Thread(target=_open, args=(link, ended))
+    opening.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        opening.join()
+
+
+def _open(link: str, ended: threading.Event) -> None:
+    """By a file that only this user may read: everyone on the machine sees what a browser is started with. It lies
+    where confined browsers may read."""
     import webbrowser
 
-    threading.Timer(0.5, webbrowser.open, [link]).start()
+    options = {"prefix": "explore_", "suffix": ".html", "dir": Path.home()}
+    with contextlib.suppress(OSError, RuntimeError), tempfile.NamedTemporaryFile("w", **options) as file:  # type: ignore[call-overload]
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={link}"><a href="{link}">explore</a>')
+        file.flush()
+        if not ended.wait(SOON):
+            webbrowser.open(Path(file.name).as_uri())
+            ended.wait(LONG_ENOUGH)
 
 
-def _serve(app: object, listening: socket.socket) -> None:
+def make_server(app: object) -> uvicorn.Server:
     import uvicorn
 
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN)  # type: ignore[arg-type]
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    from stylegan_lightning.explore import limits
+
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="h11",  # which bounds the length of headers
+        h11_max_incomplete_event_size=limits.HEADER_BYTES,
+        limit_concurrency=limits.CONNECTIONS,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN,
+    )
+    return uvicorn.Server(config)

@@ -1,16 +1,17 @@
-"""Who may use the page: this machine alone, or whoever has the token; and no other site's scripts."""
+"""Who may use the page: whoever has the token; and no other site's scripts."""
 
 from __future__ import annotations
 
-import ipaddress
+import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stylegan_lightning.errors import UserError
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -24,27 +25,30 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 WEEK = 7 * 24 * 3600
+LEAST = 8
+WRONG = "this page needs its token: open the link that the command printed"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def new_token() -> str:
+    return secrets.token_urlsafe(24)
+
+
+def check_token(token: str) -> str:
+    """`token`. Raises UserError for one that is short, or that would have to be written otherwise in a link."""
+    if not re.fullmatch(rf"[A-Za-z0-9_.~-]{{{LEAST},}}", token):
+        raise UserError(f"--token must have at least {LEAST} characters, which are letters, digits or one of _ . ~ -")
+    return token
 
 
 @dataclass(frozen=True)
 class Guard:
-    """`token` None: requests must name one of `hosts`, so that no foreign domain that points here is served.
+    """The token must be in the link (which puts it into a cookie), in the cookie or in `Authorization: Bearer`.
 
-    Otherwise the token must be in the link (which puts it into a cookie), in the cookie or in `Authorization: Bearer`.
+    Also where only this machine reaches the page: other users of the machine do as well. Host names are not looked at:
+    a foreign one that is made to point here gets no cookie of this page from the browser, thus nothing.
     """
 
-    token: str | None = None
-    hosts: Sequence[str] = ("localhost", "127.0.0.1", "::1")
+    token: str = field(repr=False)
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,40 +73,28 @@ class Guard:
         """What is answered instead; None where the request may pass."""
         if _from_elsewhere(request) and not _opens_page(request):
             return JSONResponse({"error": "other sites may not use this page"}, 403)
-        if self.token is None:
-            if _host(request) not in self.hosts:
-                return PlainTextResponse("this page is served to this machine: open it as http://localhost:PORT", 403)
-            return None
-        given = parse_qs(request.url.query).get("token", [""])[0]
-        if request.url.path == "/" and _same(given, self.token):
-            opened = RedirectResponse("/", 303)
-            opened.set_cookie(_cookie(request), self.token, max_age=WEEK, httponly=True, samesite="lax")
-            return opened
+        given = parse_qs(request.scope["query_string"].decode("latin-1")).get("token")
+        if given is not None and request.scope["path"] == "/":
+            return self._open(request) if self._is_right(given[0]) else PlainTextResponse(WRONG, 401)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if _same(request.cookies.get(_cookie(request), ""), self.token) or _same(bearer, self.token):
+        if self._is_right(request.cookies.get(_cookie(request), "")) or self._is_right(bearer):
             return None
-        return PlainTextResponse("this page needs its token: open the link that the command printed", 401)
+        return PlainTextResponse(WRONG, 401)
 
+    def _open(self, request: Request) -> Response:
+        """The page without the token in its address. Strict cookies would not go with links from other pages."""
+        opened = RedirectResponse("/", 303)
+        opened.set_cookie(_cookie(request), self.token, max_age=WEEK, httponly=True, samesite="lax")
+        return opened
 
-def new_token() -> str:
-    return secrets.token_urlsafe(24)
-
-
-def _same(given: str, token: str) -> bool:
-    return secrets.compare_digest(given.encode(), token.encode())
+    def _is_right(self, given: str) -> bool:
+        return secrets.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
 
 def _cookie(request: Request) -> str:
     """Cookies do not know ports: pages of several ports have cookies of their own."""
-    return f"stylegan_lightning_{request.url.port or 80}"
-
-
-def _host(request: Request) -> str | None:
-    """Without the port; None where it is no host name."""
-    try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname
-    except ValueError:
-        return None
+    port = re.search(r":([0-9]{1,5})$", request.headers.get("host", ""))
+    return f"stylegan_lightning_{port[1] if port else 80}"
 
 
 def _from_elsewhere(request: Request) -> bool:
@@ -115,4 +107,5 @@ def _from_elsewhere(request: Request) -> bool:
 
 def _opens_page(request: Request) -> bool:
     """A link on another site may lead here."""
-    return request.method == "GET" and request.url.path == "/" and request.headers.get("sec-fetch-dest") == "document"
+    opens = request.method == "GET" and request.scope["path"] == "/"
+    return opens and request.headers.get("sec-fetch-dest") == "document"

@@ -22,6 +22,7 @@ from stylegan_lightning.networks import Generator
 
 CLOSED_FORM = 8
 """How many directions there are where no file is given."""
+LEAST_FRAME = 256
 PNG_LEVEL = 1
 """A quarter of the default's time, a tenth more bytes."""
 
@@ -54,9 +55,13 @@ class Painter:
         own = code.noise if picture.noise == "const" else None
         return render(self.G, code.ws, noise_mode=picture.noise, seeds=[seed], noise=own)[0]
 
-    def frame(self, picture: Picture, min_cell: int = 256) -> np.ndarray:
+    def frame(self, picture: Picture) -> np.ndarray:
         """uint8 [H, W, C]; small pictures are enlarged by whole factors."""
-        return image_grid(self.draw(picture)[None], 1, min_cell)
+        return image_grid(self.draw(picture)[None], 1, LEAST_FRAME)
+
+    @property
+    def frame_size(self) -> int:
+        return self.size * max(LEAST_FRAME // self.size, 1)
 
     def _point(self, point: Point, picture: Picture) -> Codes:
         """Truncation is for seeds; kept codes are taken as they are."""

@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.explore import limits
 from stylegan_lightning.explore.drawing import encode
+from stylegan_lightning.explore.limits import Refused, Weighed
 from stylegan_lightning.imaging import to_uint8
 from stylegan_lightning.latent.codes import Codes
 from stylegan_lightning.latent.projection import Look, Settings, project
@@ -31,8 +33,6 @@ from stylegan_lightning.latent.projection import Look, Settings, project
 LEASE = 20.0
 IDLE = 300.0
 """Seconds without work after which the process ends and gives its memory back."""
-WAITING = 8
-KEPT = 100
 PATIENCE = 10.0
 """Seconds that the process gets to obey before it is ended."""
 EVERY = 5
@@ -65,6 +65,11 @@ class Job:
         names = ("id", "name", "state", "step", "steps", "loss", "psnr", "perceptual", "code", "error")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def weight(self) -> int:
+        """Bytes of its pictures."""
+        return self.target.nbytes + len(self.preview or b"")
+
 
 class Projections:
     """Jobs of all tabs. `keep` gets the code that was found and returns its id."""
@@ -72,23 +77,25 @@ class Projections:
     def __init__(self, model: Path, device: str, keep: Callable[[Codes], str], lease: float = LEASE) -> None:
         self._model, self._device, self._keep, self.lease = model, device, keep, lease
         self._lock = threading.Lock()
-        self._jobs: dict[str, Job] = {}
-        self._line: queue.Queue[Job | None] = queue.Queue()
+        self._jobs = Weighed[str, Job](
+            limits.JOBS_BYTES, lambda job: job.weight, most=limits.MOST_JOBS, held=lambda job: job.state not in FINAL
+        )
+        self._line: queue.Queue[str | None] = queue.Queue()  # ids: jobs that were cancelled and forgotten weigh nothing
         self._worker: _Worker | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="projections", daemon=True)
         self._thread.start()
 
     def start(self, job: Job) -> Job:
-        """Raises UserError where too many wait already."""
+        """Raises Refused where too many wait already."""
         with self._lock:
             waiting = sum(j.state == "waiting" for j in self._jobs.values())
-            if waiting >= WAITING:
-                raise UserError(f"{waiting} pictures wait to be projected already: try again when one of them is done")
-            for old in [j for j in self._jobs.values() if j.state in FINAL][: max(0, len(self._jobs) - KEPT)]:
-                del self._jobs[old.id]
-            self._jobs[job.id] = job
-        self._line.put(job)
+            if waiting >= limits.JOBS_WAITING:
+                raise Refused(
+                    f"{waiting} pictures wait to be projected already: try again when one of them is done", 429
+                )
+            self._jobs.put(job.id, job)
+        self._line.put(job.id)
         return job
 
     def ask(self, id: str) -> Job | None:
@@ -115,13 +122,14 @@ class Projections:
     def _serve(self) -> None:
         while not self._closed:
             try:
-                job = self._line.get(timeout=IDLE)
+                id = self._line.get(timeout=IDLE)
             except queue.Empty:
                 self._end_worker()
                 continue
-            if job is None:
+            if id is None:
                 break
-            if self._wanted(job):
+            job = self._jobs.get(id)
+            if job is not None and self._wanted(job):
                 try:
                     self._run(job)
                 except Exception as error:  # the thread outlives whatever a job does
@@ -185,6 +193,7 @@ class Projections:
             if job.state not in FINAL:
                 for name, value in values.items():
                     setattr(job, name, value)
+                self._jobs.put(job.id, job)
 
     def _fail(self, job: Job, error: str) -> None:
         self._update(job, state="failed", error=error)

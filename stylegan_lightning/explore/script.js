@@ -1,6 +1,7 @@
 // One state, drawn as soon as the picture before it has arrived; whatever the controls say in between is skipped.
 
 import { Projections, answer } from "./projections.js";
+import { setUpSaving } from "./saving.js";
 import { pointText, read, write } from "./state.js";
 
 const byId = (id) => document.getElementById(id);
@@ -13,7 +14,6 @@ const MOST_HISTORY = 60;
 const LARGEST_SEED = 2 ** 32 - 1;
 const THUMBNAIL = 96;
 const STRIP = 7;
-const FPS = 24;
 
 let model, state, shown = null, wanted = null, drawing = false;
 const past = [];
@@ -288,42 +288,6 @@ function setUpDirections() {
 
 // ------------------------------------------------------------------------------------------------- files
 
-async function save(button, url, name) {
-  button.disabled = true;
-  say("saving …");
-  try {
-    const blob = await (await answer(await fetch(url))).blob();
-    const link = make("a", { href: URL.createObjectURL(blob), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-    say(`saved ${name}`);
-  } catch (error) {
-    say(error.message, true);
-  }
-  button.disabled = false;
-}
-
-const fileName = (ending) => `${write(state).replace(/[^\w.-]+/g, "_").slice(0, 80)}.${ending}`;
-
-function setUpSaving() {
-  model.films.forEach((kind) => byId("kind").append(new Option(kind)));
-  byId("png").onclick = () => save(byId("png"), `api/image?${write(state)}&download`, fileName("png"));
-  byId("codes").onclick = () => save(byId("codes"), `api/codes?${write(state)}`, fileName("safetensors"));
-  byId("film").onclick = () => {
-    const kind = byId("kind").value;
-    const frames = FPS * Number(byId("seconds").value);
-    save(byId("film"), `api/film?${write(state)}&frames=${frames}&fps=${FPS}&kind=${kind}`, fileName(kind));
-  };
-  byId("link").onclick = async () => {
-    try {
-      await navigator.clipboard.writeText(location.href);
-      say("the link is copied");
-    } catch {
-      say(location.href);
-    }
-  };
-}
-
 function keepName(code, name) {
   names.set(code, name);
   sessionStorage.setItem("names", JSON.stringify([...names].slice(-200)));
@@ -412,7 +376,7 @@ async function start() {
     model.classes && `${model.classes} classes`].filter(Boolean).join(" · ");
   byId("frame").classList.toggle("small", model.size < 256);
   document.querySelectorAll(".point").forEach(setUpPoint);
-  setUpMixing(); setUpTruncation(); setUpDirections(); setUpSaving(); setUpUploads(); setUpKeys();
+  setUpMixing(); setUpTruncation(); setUpDirections(); setUpSaving(model, () => write(state), say); setUpUploads(); setUpKeys();
   for (let i = 0; i < STRIP; i++) {
     const cell = make("button", { title: `mix ${(i / (STRIP - 1)).toFixed(2)}` }, make("img", { alt: `mix ${i} of ${STRIP - 1}` }));
     cell.onclick = () => { state.mix = state.mix.map(() => Math.round((i / (STRIP - 1)) * 1e4) / 1e4); change(); };

@@ -1,14 +1,14 @@
-"""The server of the page: HTTP around `drawing` and `projecting`."""
+"""The server of the page: HTTP around `drawing`, `films` and `projecting`."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import tempfile
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -17,26 +17,30 @@ import numpy as np
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 import stylegan_lightning
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.explore import limits
 from stylegan_lightning.explore.access import Guard
 from stylegan_lightning.explore.drawing import Painter, encode
+from stylegan_lightning.explore.films import FPS, Film, Films, check_frames, kinds_of_films, way
+from stylegan_lightning.explore.limits import MB, HasGone, Refused, Weighed
 from stylegan_lightning.explore.projecting import Job, Projections
 from stylegan_lightning.explore.state import NOISE, PSI, STRENGTH, Picture, number, parse, parse_point, whole
-from stylegan_lightning.explore.uploads import MEGABYTES, UploadError, codes_in, picture_of, read_body
-from stylegan_lightning.latent.animation import check_animation, write_animation
-from stylegan_lightning.latent.codes import EXTENSION, Codes, check_fits
+from stylegan_lightning.explore.uploads import Uploads, codes_in, picture_of
+from stylegan_lightning.files import safe_name
+from stylegan_lightning.latent.codes import EXTENSION, Codes
 from stylegan_lightning.latent.projection import Settings
 from stylegan_lightning.latent.ranges import parse_range
 
 HERE = Path(__file__).parent
-FILES = {"": "page.html"} | {name: name for name in ("style.css", "script.js", "state.js", "projections.js")}
-KEPT_PICTURES = 512
-FRAMES = (2, 240)
-FPS = (1.0, 60.0)
+FILES = {"": "page.html"} | {
+    name: name for name in ("style.css", "script.js", "state.js", "projections.js", "saving.js")
+}
 STEPS = (1, 2000)
-MOST_CODES = 64
+FIELDS = 200
+LONGEST_MESSAGE = 600
 T = TypeVar("T")
 Gone = Callable[[], Awaitable[bool]]
 """Whether the browser does not wait any more."""
@@ -47,40 +51,48 @@ class Server:
 
     def __init__(self, painter: Painter, projections: Projections, name: str) -> None:
         self.painter, self.projections, self.name = painter, projections, name
+        self.films, self.uploads = Films(), Uploads()
+        self.drawn = Weighed[tuple[str, int | None], bytes](limits.PICTURES_BYTES, len)
         self._thread = ThreadPoolExecutor(1, "drawing")
-        self._turn = asyncio.Lock()
-        self._drawn: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._turn, self._waiting = asyncio.Lock(), 0
 
-    async def draw(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    async def picture(self, picture: Picture, size: int | None, gone: Gone) -> bytes | None:
-        """PNG; None where the browser has gone in the meantime."""
-        key = (picture.text(), size)
-        if key not in self._drawn:
+    async def draw(self, work: Callable[[], T], gone: Gone, most: float | None = None) -> T:
+        """Raises HasGone where the browser does not wait any more, Refused where `most` others wait."""
+        if self._waiting >= (limits.DRAWINGS_WAITING if most is None else most):
+            raise Refused("too many pictures are asked for at once: try again in a moment", 503)
+        self._waiting += 1
+        try:
             async with self._turn:
-                if key not in self._drawn:
-                    if await gone():
-                        return None
-                    self._drawn[key] = await self.draw(lambda: encode(self.painter.draw(picture), size))
-        self._drawn.move_to_end(key)
-        while len(self._drawn) > KEPT_PICTURES:
-            self._drawn.popitem(last=False)
-        return self._drawn[key]
+                if await gone():
+                    raise HasGone
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
 
-    async def frame(self, picture: Picture, gone: Gone) -> np.ndarray:
-        """Of a film; others' pictures come in between."""
-        async with self._turn:
-            if await gone():
-                raise UserError("the browser has gone")
-            return await self.draw(lambda: self.painter.frame(picture))
+    async def picture(self, picture: Picture, size: int | None, gone: Gone) -> bytes:
+        """PNG"""
+        key = (picture.text(), size)
 
-    def frames(self, pictures: Iterable[Picture], gone: Gone, loop: asyncio.AbstractEventLoop) -> Iterator[np.ndarray]:
-        """For another thread than that of the loop."""
-        for picture in pictures:
-            yield asyncio.run_coroutine_threadsafe(self.frame(picture, gone), loop).result()
+        def draw() -> bytes:
+            data = self.drawn.get(key)  # another may have asked in the meantime
+            if data is None:
+                data = encode(self.painter.draw(picture), size)
+                self.drawn.put(key, data)
+            return data
+
+        found = self.drawn.get(key)
+        return await self.draw(draw, gone) if found is None else found
+
+    async def film(self, film: Film, gone: Gone) -> bytes:
+        """Others' pictures come in between."""
+
+        async def frame(picture: Picture) -> np.ndarray:
+            return await self.draw(lambda: self.painter.frame(picture), gone, math.inf)
+
+        return await self.films.make(film, frame)
 
     def close(self) -> None:
+        self.films.close()
         self.projections.close()
         self._thread.shutdown(cancel_futures=True)
 
@@ -100,29 +112,9 @@ class Server:
             "noise": NOISE if self.painter.has_noise else ("const",),
             "psi": PSI,
             "strength": STRENGTH,
-            "megabytes": MEGABYTES,
+            "megabytes": limits.UPLOAD_BYTES // MB,
             "films": kinds_of_films(),
         }
-
-
-def kinds_of_films() -> list[str]:
-    try:
-        check_animation(Path("x.mp4"))
-    except UserError:
-        return ["webp", "gif"]
-    return ["mp4", "webp", "gif"]
-
-
-def film(a: Picture, frames: int) -> Iterator[Picture]:
-    """From A to B; without B, from A without directions to A with them. Raises UserError where nothing would move."""
-    if a.b is None and not a.moves:
-        raise UserError("a film needs a second picture, or a direction to move along")
-    for i in range(frames):
-        t = i / (frames - 1)
-        if a.b is not None:
-            yield replace(a, mix=(t,))
-        else:
-            yield replace(a, moves=tuple((name, t * strength) for name, strength in a.moves))
 
 
 def create_app(painter: Painter, projections: Projections, guard: Guard, name: str) -> FastAPI:
@@ -133,29 +125,45 @@ def create_app(painter: Painter, projections: Projections, guard: Guard, name: s
         yield
         server.close()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.server = server
     app.add_middleware(guard.middleware)
-    app.exception_handler(UserError)(_refuse)
+    for kind in (UserError, HasGone, HTTPException, Exception):
+        app.exception_handler(kind)(_refuse)
     _add_pictures(app, server)
+    _add_films(app, server)
     _add_codes(app, server)
     _add_projections(app, server)
 
     @app.get("/{path:path}")
     def page(path: str) -> Response:
         if path not in FILES:
-            return JSONResponse({"error": f"there is no page /{path[:80]}"}, 404)
+            raise Refused(f"there is no page /{path[:80]}", 404)
         return FileResponse(HERE / FILES[path])
 
     return app
 
 
 def _refuse(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, error.status if isinstance(error, UploadError) else 400)
+    if isinstance(error, HasGone):
+        return Response(status_code=204)
+    if isinstance(error, HTTPException):
+        status, message = error.status_code, str(error.detail)
+    elif isinstance(error, UserError):
+        status, message = error.status if isinstance(error, Refused) else 400, str(error)
+    else:
+        status, message = 500, "something went wrong here: where the server runs, it is said what"
+    message = message[:LONGEST_MESSAGE].encode("utf-8", "replace").decode()
+    return JSONResponse({"error": message}, status)
 
 
 def _query(request: Request, *own: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """The state's keys and values, and those of the route itself."""
-    items = parse_qsl(request.url.query, keep_blank_values=True, max_num_fields=200)
+    """The state's keys and values, and those of the route itself. Raises UserError where there are too many."""
+    try:
+        text = request.scope["query_string"].decode("latin-1")
+        items = parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS)
+    except ValueError:
+        raise UserError(f"a link has at most {FIELDS} settings; this one has more") from None
     return [(k, v) for k, v in items if k not in own], {k: v for k, v in items if k in own}
 
 
@@ -177,29 +185,43 @@ def _add_pictures(app: FastAPI, server: Server) -> None:
         picture = parse(state, can)
         size = whole("size", own["size"], 8, 4096) if "size" in own else None
         data = await server.picture(picture, size, request.is_disconnected)
-        if data is None:
-            return Response(status_code=204)
         return _file(data, "image/png", "picture.png") if "download" in own else Response(data, media_type="image/png")
 
+
+def _add_films(app: FastAPI, server: Server) -> None:
+    def film_of(id: str) -> Film:
+        film = server.films.ask(id)
+        if film is None:
+            raise Refused("there is no such film in the making", 404)
+        return film
+
     @app.get("/api/film")
-    async def moving(request: Request) -> Response:
-        state, own = _query(request, "frames", "fps", "kind")
-        count = whole("frames", own.get("frames", "48"), *FRAMES)
+    async def make(request: Request) -> Response:
+        """`id`, 16 hex digits, lets the page ask how far it is, and cancel it."""
+        state, own = _query(request, "frames", "fps", "kind", "id")
+        count = whole("frames", own.get("frames", "48"), *limits.FILM_FRAMES)
         fps = number("fps", own.get("fps", "24"), *FPS)
         kind = own.get("kind", kinds_of_films()[0])
         if kind not in kinds_of_films():
             raise UserError(f"a film is one of {', '.join(kinds_of_films())} here; got {kind[:40]!r}")
-        pictures = list(film(parse(state, can), count))
-        frames = server.frames(pictures, request.is_disconnected, asyncio.get_running_loop())
-        data = await asyncio.to_thread(_film_of, frames, fps, kind)
+        check_frames(count, kind, server.painter.frame_size)
+        film = Film(way(parse(state, server.painter.can), count), fps, kind)
+        if "id" in own:
+            if not re.fullmatch("[0-9a-f]{16}", own["id"]):
+                raise UserError(f"the id of a film has 16 hex digits; got {own['id'][:40]!r}")
+            film.id = own["id"]
+        data = await server.film(film, request.is_disconnected)
         return _file(data, {"mp4": "video/mp4"}.get(kind, f"image/{kind}"), f"film.{kind}")
 
+    @app.get("/api/film/{id}")
+    def ask(id: str) -> dict[str, int]:
+        film = film_of(id)
+        return {"frame": film.done, "frames": len(film.pictures)}
 
-def _film_of(frames: Iterable[np.ndarray], fps: float, kind: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"film.{kind}"
-        write_animation(path, frames, fps)
-        return path.read_bytes()
+    @app.delete("/api/film/{id}")
+    def cancel(id: str) -> dict[str, int]:
+        film_of(id).stopped.set()
+        return {}
 
 
 def _add_codes(app: FastAPI, server: Server) -> None:
@@ -209,21 +231,22 @@ def _add_codes(app: FastAPI, server: Server) -> None:
     async def get(request: Request) -> Response:
         """The styles of a state, as a file that the verbs take."""
         picture = parse(_query(request)[0], painter.can)
-        code = await server.draw(lambda: painter.code(picture))
-        return _file(_codes_file(code), "application/octet-stream", f"codes{EXTENSION}")
+        data = await server.draw(lambda: _codes_file(painter.code(picture)), request.is_disconnected)
+        return _file(data, "application/octet-stream", f"codes{EXTENSION}")
 
     @app.post("/api/codes")
     async def put(request: Request) -> list[dict[str, str]]:
         """Codes of a file that `project` or this page wrote, kept: ids and names."""
-        codes = codes_in(await read_body(request, MEGABYTES * 1_000_000))
-        check_fits(painter.G, codes, "the file")
-        if not 1 <= len(codes) <= MOST_CODES:
-            raise UploadError(f"the file must hold 1 to {MOST_CODES} codes; it holds {len(codes)}", 413)
-        found = []
-        for i, name in enumerate(codes.names):
-            noise = {key: maps[i : i + 1] for key, maps in codes.noise.items()}
-            found.append({"id": painter.store.put(Codes(codes.ws[i : i + 1], (name,), noise)), "name": name})
-        return found
+
+        def keep() -> list[dict[str, str]]:
+            codes, found = codes_in(painter.G, data), []
+            for i, name in enumerate(codes.names):
+                noise = {key: maps[i : i + 1] for key, maps in codes.noise.items()}
+                found.append({"id": painter.store.put(Codes(codes.ws[i : i + 1], (name,), noise)), "name": name})
+            return found
+
+        async with server.uploads.body(request) as data:
+            return await server.uploads.decode(keep)
 
 
 def _codes_file(code: Codes) -> bytes:
@@ -240,7 +263,7 @@ def _add_projections(app: FastAPI, server: Server) -> None:
     def job_of(id: str) -> Job:
         job = projections.ask(id)
         if job is None:
-            raise UploadError("there is no such projection: the server was started again, or it is long ago", 404)
+            raise Refused("there is no such projection: the server was started again, or it is long ago", 404)
         return job
 
     @app.post("/api/projections")
@@ -249,9 +272,9 @@ def _add_projections(app: FastAPI, server: Server) -> None:
         _, own = _query(request, "name", "steps", "class")
         steps = whole("steps", own.get("steps", "200"), *STEPS)
         label = parse_point("class", f"0c{own.get('class', '0')}", painter.can).label if G.c_dim else None
-        data = await read_body(request, MEGABYTES * 1_000_000)
-        target = await asyncio.to_thread(picture_of, data, painter.size, int(G.img_channels))
-        name = own.get("name", "picture")[:80].replace(",", "_").replace(":", "_") or "picture"
+        name = safe_name(own.get("name", "picture")[:80].replace(",", "_"))  # a comma parts codes on the command line
+        async with server.uploads.body(request) as data:
+            target = await server.uploads.decode(lambda: picture_of(data, painter.size, int(G.img_channels)))
         return projections.start(Job(name, target, Settings(steps=steps, starts=1), label)).as_dict()
 
     @app.get("/api/projections/{id}")
@@ -265,7 +288,7 @@ def _add_projections(app: FastAPI, server: Server) -> None:
         if which == "target":
             return Response(encode(torch.from_numpy(job.target)), media_type="image/png")
         if which != "preview" or job.preview is None:
-            raise UploadError(f"there is no picture {which[:40]!r} yet", 404)
+            raise Refused(f"there is no picture {which[:40]!r} yet", 404)
         return Response(job.preview, media_type="image/png")
 
     @app.delete("/api/projections/{id}")

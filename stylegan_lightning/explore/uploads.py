@@ -3,92 +3,111 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import tempfile
-import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import UnidentifiedImageError
 from starlette.requests import ClientDisconnect, Request
 
-from stylegan_lightning.data.decode import FORMATS, UnreadableImage, decode, decode_options
+from stylegan_lightning.data.decode import TooLarge, UnreadableImage, decode, decode_options, open_picture
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.latent.codes import EXTENSION, Codes
+from stylegan_lightning.explore import limits
+from stylegan_lightning.explore.limits import MB, MEGAPIXELS, Refused
+from stylegan_lightning.latent.codes import EXTENSION, Codes, check_fits
+from stylegan_lightning.networks import Generator
 
-MEGABYTES = 20
-MEGAPIXELS = 50
-SECONDS = 120
 DRAINED = 4
 """So many times the limit is read and thrown away, so that a browser that is still sending gets to see the answer."""
 KINDS = "give a png, jpg, webp, bmp, gif or tiff picture"
+T = TypeVar("T")
 
 
-class UploadError(UserError):
-    """With the HTTP status that says the same."""
+class Uploads:
+    """Bodies of all requests: read together up to a number of bytes, decoded one at a time."""
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._turn = asyncio.Lock()
 
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """Counts what arrives, whatever the header promises, for as long as it is open. Raises Refused over limits."""
+        body = bytearray()
+        try:
+            try:
+                async with asyncio.timeout(limits.UPLOAD_SECONDS):
+                    await self._read(request, body)
+            except TimeoutError:
+                raise Refused(f"the file took longer than {limits.UPLOAD_SECONDS:g} s to arrive", 408) from None
+            except ClientDisconnect:
+                raise Refused("the file did not arrive in full", 400) from None
+            yield bytes(body)
+        finally:
+            self.bytes -= len(body)
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Counts what arrives, whatever the header promises. Raises UploadError over `limit` bytes and after SECONDS."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size <= limit:
-                    parts.append(part)
-                elif size > DRAINED * limit:
-                    break
-    except TimeoutError:
-        raise UploadError(f"the file took longer than {SECONDS} s to arrive", 408) from None
-    except ClientDisconnect:
-        raise UploadError("the file did not arrive in full", 400) from None
-    if size > limit:
-        raise UploadError(f"the file is larger than {limit / 1e6:g} MB, which is the most this page takes", 413)
-    return b"".join(parts)
+    async def _read(self, request: Request, body: bytearray) -> None:
+        most, size, refused = limits.UPLOAD_BYTES, 0, None
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                refused = Refused(f"the file is larger than {most / MB:g} MB, which is the most this page takes", 413)
+            elif refused is None and self.bytes + len(part) > limits.UPLOADS_BYTES:
+                refused = Refused("too many files are being sent at once: try again in a moment", 503)
+            if refused is None:
+                body += part
+                self.bytes += len(part)
+            elif body:
+                self.bytes -= len(body)
+                body.clear()
+            if size > DRAINED * most:
+                break
+        if refused is not None:
+            raise refused
+
+    async def decode(self, work: Callable[[], T]) -> T:
+        """In a thread, one at a time: a picture of 50 megapixels takes hundreds of megabytes."""
+        async with self._turn:
+            return await asyncio.to_thread(work)
 
 
 def picture_of(data: bytes, resolution: int, channels: int, megapixels: float = MEGAPIXELS) -> np.ndarray:
-    """uint8 [C, R, R]: the middle square, as training data are cut. Raises UploadError for all that is no picture."""
+    """uint8 [C, R, R]: the middle square, as training data are cut. Raises Refused for all that is no picture."""
     if not data:
-        raise UploadError("the file is empty", 400)
+        raise Refused("the file is empty", 400)
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with open_picture(data) as image:
             width, height = image.size
             if width * height > megapixels * 1e6:
-                raise UploadError(
+                raise Refused(
                     f"the picture says that it has {width} x {height} pixels; the most is {megapixels:g} million", 413
                 )
             image.verify()  # checksums, which decoding leaves out
-        return decode(data, decode_options(resolution, channels, "center"), name="the file")[0]
-    except UploadError:
+        return decode(data, decode_options(resolution, channels, "center"), name="the file")[0].copy()
+    except Refused:
         raise
-    except Image.UnidentifiedImageError:
-        raise UploadError(
-            f"this is not a picture in a known format, or its beginning is damaged; {KINDS}", 415
-        ) from None
-    except Image.DecompressionBombError:
-        raise UploadError(f"the picture is too large; the most is {megapixels:g} million pixels", 413) from None
+    except TooLarge as error:
+        raise Refused(f"the picture is too large: {error}", 413) from None
+    except UnidentifiedImageError:
+        raise Refused(f"this is not a picture in a known format, or its beginning is damaged; {KINDS}", 415) from None
     except UnreadableImage as error:
-        raise UploadError(f"the picture is damaged: {error.reason}", 422) from None
+        raise Refused(f"the picture is damaged: {error.reason}", 422) from None
     except Exception as error:  # damaged headers make Pillow raise nearly any type
-        raise UploadError(f"the picture is damaged: {error}", 422) from None
+        raise Refused(f"the picture is damaged: {error}", 422) from None
 
 
-def codes_in(data: bytes) -> Codes:
-    """Codes of the bytes of a file. Raises UserError."""
+def codes_in(G: Generator, data: bytes) -> Codes:
+    """Codes for G of the bytes of a file. Raises Refused."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"upload{EXTENSION}"
         path.write_bytes(data)
         try:
-            codes = Codes.load(path)
+            codes = check_fits(G, Codes.load(path), path)
         except UserError as error:
-            raise UploadError(str(error).replace(str(path), "the file"), 422) from None
-    if codes.ws.ndim != 3 or not codes.ws.is_floating_point() or not bool(codes.ws.isfinite().all()):
-        raise UploadError("the file does not hold latent codes: its styles must be finite numbers", 422)
-    return Codes(codes.ws.float(), codes.names, {name: maps.float() for name, maps in codes.noise.items()})
+            raise Refused(str(error).replace(str(path), "the file"), 422) from None
+    if len(codes) > limits.MOST_CODES:
+        raise Refused(f"the file must hold 1 to {limits.MOST_CODES} codes; it holds {len(codes)}", 413)
+    return codes

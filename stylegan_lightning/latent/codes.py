@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import replacing, safe_name
 from stylegan_lightning.imaging import to_uint8
+from stylegan_lightning.latent.tensor_files import finite_floats, names_in, read_tensors
 from stylegan_lightning.networks import Generator
 from stylegan_lightning.protocols import NoiseMode
 
@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 FORMAT = "stylegan_lightning codes 1"
 EXTENSION = ".safetensors"
 LARGEST_SEED = 2**32 - 1
+LISTED = 20
+"""So many names of a file are told."""
 NOISE = "noise_const"
 """What the layers of a synthesis network call their noise map."""
 
@@ -257,18 +259,28 @@ class Codes:
         tensors = {"ws": self.ws, **{f"noise.{name}": maps for name, maps in self.noise.items()}}
         with replacing(path) as temporary:
             own = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            metadata = {"format": FORMAT, "names": json.dumps(self.names)}
+            metadata = {"format": FORMAT, "names": json.dumps([safe_name(name) for name in self.names])}
             temporary.write_bytes(safetensors.torch.save(own, metadata))
 
     @classmethod
     def load(cls, path: Path) -> Codes:
-        """Raises UserError for a file that is missing, damaged or holds something else."""
+        """float32, finite, of safe names. Raises UserError for a file that is missing, damaged or holds something
+        else."""
         tensors, metadata = read_tensors(path, FORMAT, "latent codes")
-        try:
-            noise = {name.removeprefix("noise."): t for name, t in tensors.items() if name.startswith("noise.")}
-            return cls(tensors["ws"], tuple(json.loads(metadata["names"])), noise)
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {error}") from None
+        if "ws" not in tensors:
+            raise UserError(f"{path} is damaged: it has no styles")
+        ws = finite_floats(tensors["ws"], "its styles", path)
+        if ws.ndim != 3 or not len(ws):
+            raise UserError(f"{path} is damaged: styles are [codes, styles, numbers]; it has {list(ws.shape)}")
+        names = names_in(metadata.get("names"), len(ws), path)
+        noise = {name.removeprefix("noise."): t for name, t in tensors.items() if name.startswith("noise.")}
+        for name, maps in noise.items():
+            what = f"its noise maps {safe_name(name)}"
+            if maps.ndim != 4 or maps.shape[:2] != (len(ws), 1):
+                rule = f"must be [{len(ws)}, 1, height, width]"
+                raise UserError(f"{path} is damaged: {what} {rule}; they are {list(maps.shape)}")
+            noise[name] = finite_floats(maps, what, path)
+        return cls(ws, names, noise)
 
     @staticmethod
     def join(parts: Sequence[Codes]) -> Codes:
@@ -281,27 +293,13 @@ class Codes:
         )
 
 
-def read_tensors(path: Path, format: str, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file whose `format` says that it holds `what`. Raises UserError."""
-    if not path.is_file():
-        raise UserError(f"there is no file {path} with {what}")
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != format:
-                raise UserError(f"{path} does not hold {what}: it was written by something else")
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - no mapping
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged or is not a safetensors file: {error}") from error
-
-
 def check_fits(G: Generator, codes: Codes, path: Path | str) -> Codes:
     """`codes`. Raises UserError where they are of a model of other sizes than G."""
     sizes, own = tuple(codes.ws.shape[1:]), (int(G.num_ws), int(G.w_dim))
     maps = {m.name: m.size for m in noise_maps(G)}
-    foreign = [name for name, t in codes.noise.items() if maps.get(name) != tuple(t.shape[2:])]
+    foreign = [n for n, t in codes.noise.items() if n not in maps or tuple(t.shape) != (len(codes), 1, *maps[n])]
     if sizes != own or foreign:
-        which = f"its noise map {foreign[0]}" if foreign else f"[{sizes[0]}, {sizes[1]}]"
+        which = f"its noise map {safe_name(foreign[0])}" if foreign else f"[{sizes[0]}, {sizes[1]}]"
         raise UserError(
             f"{path} holds codes of another model: {which} does not fit, this one has styles [{own[0]}, {own[1]}]"
         )
@@ -336,7 +334,9 @@ def codes_of(
 
 
 def _named(codes: Codes, name: str, path: Path) -> Codes:
+    name = safe_name(name)
     if name not in codes.names:
-        raise UserError(f"{path} has no code named {name!r}; it has {', '.join(codes.names)}")
+        more = f" and {len(codes) - LISTED} more" if len(codes) > LISTED else ""
+        raise UserError(f"{path} has no code named {name!r}; it has {', '.join(codes.names[:LISTED])}{more}")
     i = codes.names.index(name)
     return Codes(codes.ws[i : i + 1], (name,), {key: maps[i : i + 1] for key, maps in codes.noise.items()})

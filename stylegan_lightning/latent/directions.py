@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from stylegan_lightning.errors import UserError, chosen
 from stylegan_lightning.files import distinct_names, parse_json, replacing
 from stylegan_lightning.imaging import image_grid, name_rows
-from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, render, sample_w, silent
+from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, render, sample_w, silent
+from stylegan_lightning.latent.tensor_files import finite_floats, read_tensors
 from stylegan_lightning.networks import Generator
 from stylegan_lightning.networks.layers import FullyConnected
 from stylegan_lightning.protocols import NoiseMode
@@ -121,19 +122,19 @@ class Directions:
             )
             num_ws, w_dim = map(int, sizes)
             names = distinct_names(str(row["name"]) for row in rows)
-            items = [_read_row(row, name, tensors) for row, name in zip(rows, names, strict=True)]
+            items = [_read_row(row, name, tensors, path) for row, name in zip(rows, names, strict=True)]
             return cls(tuple(items), num_ws, w_dim, {str(key): str(value) for key, value in about.items()})
         except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
             raise UserError(f"{path} is damaged: {error}") from None
 
 
-def _read_row(row: dict[str, Any], name: str, tensors: Mapping[str, Tensor]) -> Direction:
-    """Raises ValueError and others for what is no direction."""
-    vector, scale = tensors[row["name"]], float(row["scale"])
-    if not (vector.is_floating_point() and bool(vector.isfinite().all()) and math.isfinite(scale)):
-        raise ValueError(f"{name} must have finite numbers")
+def _read_row(row: dict[str, Any], name: str, tensors: Mapping[str, Tensor], path: Path) -> Direction:
+    """Raises UserError, ValueError and others for what is no direction."""
+    vector, scale = finite_floats(tensors[row["name"]], name, path), float(row["scale"])
+    if not math.isfinite(scale):
+        raise ValueError(f"the scale of {name} must be finite")
     layers = tuple(map(int, row["layers"]))
-    return Direction(name, vector.float(), layers, scale, str(row["method"]))
+    return Direction(name, vector, layers, scale, str(row["method"]))
 
 
 def check_ending(path: Path) -> None:

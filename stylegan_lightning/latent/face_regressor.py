@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from stylegan_lightning.data.faces import FACTORS, Faces, sample_factors
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.files import parse_json, replacing
-from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, read_tensors, silent, size_of
+from stylegan_lightning.latent.codes import EXTENSION, Progress, device_of, silent, size_of
+from stylegan_lightning.latent.tensor_files import read_tensors
 from stylegan_lightning.metrics.features import resize_antialias, to_rgb
 from stylegan_lightning.metrics.perceptual import rgb
 from stylegan_lightning.networks import Generator

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from fastapi import FastAPI
 from PIL import Image
+from starlette.testclient import TestClient
 
 import stylegan_lightning
 from stylegan_lightning.explore.access import Guard
@@ -19,12 +22,19 @@ from stylegan_lightning.explore.projecting import Projections
 from stylegan_lightning.explore.server import create_app
 from stylegan_lightning.explore.store import Store
 
+TOKEN = "a-long-secret"
 
-def make_app(model: Path, folder: Path, guard: Guard | None = None, lease: float = 20.0) -> tuple[FastAPI, Painter]:
+
+def make_app(model: Path, folder: Path, lease: float = 20.0) -> tuple[FastAPI, Painter]:
     G = stylegan_lightning.load(model)
     painter = Painter(G, choose_directions(G, []), Store(folder / "codes", G))
     projections = Projections(model, "cpu", painter.store.put, lease)
-    return create_app(painter, projections, guard or Guard(hosts=("testserver", *Guard.hosts)), "tiny"), painter
+    return create_app(painter, projections, Guard(TOKEN), "tiny"), painter
+
+
+def client_of(app: FastAPI, **options: bool) -> TestClient:
+    """Of somebody who has the token."""
+    return TestClient(app, headers={"authorization": f"Bearer {TOKEN}"}, **options)
 
 
 def png(size: int = 16, seed: int = 0) -> bytes:
@@ -64,3 +74,10 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "short.safetensors": (b"\xff" * 20, "the file"),
         "<img src=x onerror=alert(1)>.jpg": (b"\xff\xd8\xff\xe0 no jpeg", "damaged"),
     }
+
+
+def until(what: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)

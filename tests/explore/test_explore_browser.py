@@ -18,11 +18,18 @@ from tests.cli.cli_helpers import exported
 
 @contextlib.contextmanager
 def serving(model, folder):
-    """The process of the command, and where it serves."""
+    """The process of the command, and the link that it prints."""
     command = [sys.executable, "-m", "stylegan_lightning.cli.main", "explore", str(model), "--no-open", "--port", "0"]
-    with subprocess.Popen([*command, "--store", str(folder)], stdout=subprocess.PIPE, text=True) as server:
-        yield server, server.stdout.readline().strip()
+    folder.mkdir(exist_ok=True)
+    command += ["--store", str(folder)]
+    with (
+        open(folder / "log", "w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
+        link = server.stdout.readline().strip()
+        yield server, link
         server.terminate()
+    assert link.partition("token=")[2] not in (folder / "log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,8 @@ def open_page(browser, address):
         page.on("console", lambda m: ("status of 4" in m.text and refusals) or problems.append(m.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(dialog.message))
-        page.on("request", lambda r: r.url.startswith((address, "blob:", "data:")) or problems.append(r.url))
+        own = (address.partition("?")[0], "blob:", "data:")
+        page.on("request", lambda r: r.url.startswith(own) or problems.append(r.url))
         page.goto(f"{address}{link}")
         settled(page)
         return page
@@ -220,6 +228,42 @@ def test_saving_a_film(open_page):
     with page.expect_download() as saved:
         page.click("#film")
     assert Image.open(saved.value.path()).n_frames > 10
+
+
+def test_a_film_is_cancelled(open_page):
+    page = open_page("#a=3&b=4&mix=0.5", refusals=True)
+    page.select_option("#kind", "gif")
+    page.select_option("#seconds", "8")
+    page.click("#film")
+    until(page, "document.getElementById('film').textContent === 'Cancel film'")
+    until(page, "document.getElementById('status').textContent.includes('of 192')")
+    page.keyboard.press("ArrowRight")  # the page goes on
+    assert settled(page).startswith("a=4")
+    page.click("#film")
+    until(page, "document.getElementById('status').textContent.includes('the film was cancelled')")
+    assert page.inner_text("#film") == "Save film"
+    page.select_option("#seconds", "2")
+    with page.expect_download():
+        page.click("#film")
+
+
+def test_the_token_is_in_no_address_and_out_of_reach_of_scripts(open_page, browser, address):
+    page = open_page("#a=5")
+    token = address.partition("token=")[2]
+    assert (
+        len(token) >= 32
+        and page.evaluate("[location.href, document.cookie, document.referrer].join()").count(token) == 0
+    )
+    assert page.url.endswith("/#a=5") and page.evaluate("history.length") <= 2
+    asked = page.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name).join()")
+    assert "api/image" in asked and token not in asked
+    (cookie,) = page.context.cookies()
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Lax"
+    page.goto(f"{address.partition('?')[0]}?shared#a=7")  # a link of somebody, in a browser that has the cookie
+    assert settled(page) == "a=7"
+    stranger = browser.new_page()
+    assert stranger.goto(f"{address.partition('?')[0]}#a=7").status == 401 and "token" in stranger.inner_text("body")
+    stranger.close()
 
 
 def test_a_photo_is_projected_with_live_progress(open_page):

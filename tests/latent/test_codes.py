@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import safetensors
 import torch
+from codes_helpers import broken_codes, codes_file
 from latent_helpers import FAMILIES, tiny
 
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import safe_name
 from stylegan_lightning.imaging import to_uint8
+from stylegan_lightning.latent import tensor_files
 from stylegan_lightning.latent.codes import (
     Codes,
     check_fits,
@@ -22,6 +29,8 @@ from stylegan_lightning.latent.codes import (
     z_of,
 )
 from stylegan_lightning.latent.ranges import parse_range
+
+BROKEN = broken_codes(tiny("stylegan2"))
 
 
 def test_seeds_are_numbers_and_ranges():
@@ -138,6 +147,62 @@ def test_files_that_do_not_hold_fitting_codes(tmp_path):
         check_fits(G, Codes(styles_of(G, [0]), ("a",), {"blocks.4.conv1.noise_const": torch.zeros(1, 1, 8, 8)}), "x")
     with pytest.raises(ValueError):
         Codes(torch.zeros(2, 1, 1), ("a",))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_in_one_line(name, tmp_path):
+    content, why = BROKEN[name]
+    (tmp_path / "c.safetensors").write_bytes(content)
+    for points in ("c.safetensors", "c.safetensors:a", "0,c.safetensors"):
+        with pytest.raises(UserError) as refused:
+            codes_of(tiny("stylegan2"), points.replace("c.saf", f"{tmp_path}/c.saf"))
+        said = str(refused.value)
+        assert why in said and said.startswith(f"{tmp_path}/c.safetensors") and len(said) < 600 and "\n" not in said
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_numbers_are_taken(kind, tmp_path):
+    G = tiny("stylegan2")
+    ws = styles_of(G, [0, 1])
+    map_ = noise_maps(G)[0]
+    noise = torch.ones(2, 1, *map_.size, dtype=kind)
+    content = codes_file({"ws": ws.to(kind), f"noise.{map_.name}": noise, "other": torch.zeros(3)}, ["a", "a"])
+    (tmp_path / "c.safetensors").write_bytes(content)
+    codes = codes_of(G, str(tmp_path / "c.safetensors"))
+    assert codes.ws.dtype == codes.noise[map_.name].dtype == torch.float32 and codes.names == ("a", "a")
+    assert torch.allclose(codes.ws, ws, atol=0.05) and list(codes.noise) == [map_.name]
+
+
+def test_names_are_safe_in_files_and_out_of_them(tmp_path):
+    wild = ("../../etc/passwd", "line\nbreak", "\ud800", "", "x" * 5000, "anna")
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(codes_file({"ws": torch.zeros(6, 2, 3)}, wild))
+    names = Codes.load(path).names
+    assert names == tuple(map(safe_name, wild)) and "_.._etc_passwd" in names[0] and names[-1] == "anna"
+    Codes(torch.zeros(6, 2, 3), wild).save(path)
+    with safetensors.safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["names"]) == list(names)
+
+
+def test_a_code_is_found_by_the_name_it_was_given(tmp_path):
+    G = tiny("stylegan2")
+    Codes(styles_of(G, range(30)), (*(f"n{i}" for i in range(29)), "what?")).save(tmp_path / "c.safetensors")
+    assert codes_of(G, f"{tmp_path}/c.safetensors:what?").names == ("what_",)
+    with pytest.raises(UserError, match=r"no code named 'x'; it has n0, .*n19 and 10 more"):
+        codes_of(G, f"{tmp_path}/c.safetensors:x")
+
+
+def test_files_are_read_up_to_a_size(tmp_path, monkeypatch):
+    path = tmp_path / "c.safetensors"
+    Codes(torch.zeros(1, 2, 3), ("a",)).save(path)
+    monkeypatch.setattr(tensor_files, "LARGEST", path.stat().st_size)
+    Codes.load(path)
+    monkeypatch.setattr(tensor_files, "LARGEST", path.stat().st_size - 1)
+    with pytest.raises(UserError, match="at most"):
+        Codes.load(path)
+    for no_file in (tmp_path, tmp_path / "absent", Path("/dev/zero"), tmp_path / ("x" * 300), tmp_path / "\0"):
+        with pytest.raises(UserError):
+            Codes.load(no_file)
 
 
 def test_ranges_of_layers():
