@@ -276,12 +276,12 @@ def _check_sizes(build: Callable[[], nn.Module], state: dict[str, Any], where: s
     room = sum(t.numel() for t in state.values() if isinstance(t, torch.Tensor))
     try:
         with torch.device("meta"), _at_most(2 * room):
-            own = build().state_dict()
+            network = build()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    for name, tensor in own.items():
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         other = state.get(name)
-        if isinstance(tensor, torch.Tensor) and isinstance(other, torch.Tensor) and tensor.shape != other.shape:
+        if isinstance(other, torch.Tensor) and tensor.shape != other.shape:
             raise UserError(
                 f"{where}: the weights do not fit the configuration beside them: {name} is {list(other.shape)}, "
                 f"not {list(tensor.shape)}"

@@ -148,15 +148,15 @@ def decode(data: bytes, options: DecodeOptions, *, name: str) -> tuple[np.ndarra
         raise UnreadableImage(name, f"{err} ({type(err).__name__})") from err
 
 
-def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
-    """A picture of which nothing is decoded yet, and whose size has been checked.
+def open_picture(data: bytes, formats: Sequence[str] = FORMATS, most_pixels: int | None = None) -> Image.Image:
+    """A picture of which nothing is decoded yet, and which has at most `most_pixels`, or MOST_PIXELS.
 
     It does not go through Image.open, whose limit is a global variable and which warns below it. Raises TooLarge,
     UnidentifiedImageError, and for damaged headers whatever Pillow raises.
     """
     if len(data) > MOST_BYTES:
         raise TooLarge(f"it has {len(data) / 1e6:,.0f} MB; the most is {MOST_BYTES / 1e6:,.0f} MB")
-    check_size(*webp_size(data))  # which Pillow before 13 makes room for as it opens the file
+    check_size(*webp_size(data), most_pixels)  # which Pillow before 13 makes room for as it opens the file
     for kind in formats:
         if kind not in Image.OPEN:
             Image.init()
@@ -168,19 +168,18 @@ def open_picture(data: bytes, formats: Sequence[str] = FORMATS) -> Image.Image:
                 raise TooLarge(f"it says that it has more than {MOST_PIXELS / 1e6:,.0f} million pixels") from err
             except (SyntaxError, IndexError, TypeError, struct.error) as err:
                 raise UnidentifiedImageError("its header is damaged") from err
-            check_size(*img.size)
+            check_size(*img.size, most_pixels)
             tags = getattr(img, "tag_v2", {})  # of TIFF, whose tiles may be larger than the picture
-            check_size(tags.get(_TILE[0], 0), tags.get(_TILE[1], 0), "tiles of ")
+            check_size(tags.get(_TILE[0], 0), tags.get(_TILE[1], 0), most_pixels, "tiles of ")
             return img
     raise UnidentifiedImageError("not an image in a known format")
 
 
-def check_size(width: int, height: int, of: str = "") -> None:
-    """Raises TooLarge for more than MOST_PIXELS."""
-    if width * height > MOST_PIXELS:
-        raise TooLarge(
-            f"it says that it has {of}{width:,} x {height:,} pixels; the most is {MOST_PIXELS / 1e6:,.0f} million"
-        )
+def check_size(width: int, height: int, most: int | None = None, of: str = "") -> None:
+    """Raises TooLarge for more than `most` pixels, or MOST_PIXELS."""
+    most = MOST_PIXELS if most is None else most
+    if width * height > most:
+        raise TooLarge(f"it says that it has {of}{width:,} x {height:,} pixels; the most is {most / 1e6:,.0f} million")
 
 
 def webp_size(data: bytes) -> tuple[int, int]:

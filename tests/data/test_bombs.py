@@ -145,12 +145,12 @@ def reading(path: Path, name: str = "x.png") -> str:
 # ------------------------------------------------------------------------------------------------- pixels
 
 
-@pytest.mark.parametrize("kind", BOMBS)
-@pytest.mark.parametrize("pillow", [None, 89_478_485, 1000])
+@pytest.mark.parametrize(
+    ("kind", "pillow"),
+    [(k, p) for k in BOMBS for p in (None, 89_478_485, 1000) if (k, p) != ("GIF, frame", None)],  # Pillow opens that
+)
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind, pillow, monkeypatch):
     """Whatever limit Pillow has been given, before anything is decoded."""
-    if pillow is None and kind == "GIF, frame":
-        pytest.skip("Pillow makes room for such a frame as it opens the file")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow)
     data, words = BOMBS[kind]
     if pillow == 1000 and kind.startswith("WEBP"):
@@ -552,10 +552,11 @@ def test_runs_older_than_the_option_go_on(outside, tmp_path):
     del old.data["follow_links"], old.data.source["follow_links"]
     assert differences(old, cfg) == [] and len(builders.build_dataset(old)) == 2
     link(root, "x.png", outside / "a.png")
+    given = OmegaConf.create({"data_path": None, "data_cache_dir": None, "cache_dir": f"{tmp_path}/c"})
     trained = Candidate(tmp_path, SimpleNamespace(c_dim=0), old)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"x\.png -> .*a\.png\. Set follow_links=true"):
-        training_data(trained, None)
-    assert len(training_data(trained, None, follow_links=True)) == 3
+        training_data(trained, given)
+    assert len(training_data(trained, OmegaConf.merge(given, {"follow_links": True}))) == 3  # type: ignore[arg-type]
 
 
 def test_the_option_is_true_or_false():
