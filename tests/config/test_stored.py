@@ -97,6 +97,7 @@ def attribute_paths(name: str):
                     yield from (f"{name}.{first}.{second}.{third}" for third in vars(deeper))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("module", modules())
 def test_no_path_of_attributes_leads_out_of_the_table(module, tmp_path):
     """Also those to functions and classes of the package itself that are not in the table."""

@@ -202,7 +202,7 @@ def test_damaged_checkpoints_are_one_message(tmp_path, content):
 
 def test_truncated_foreign_missing_and_malicious_checkpoints(tmp_path):
     path = tmp_path / "x.ckpt"
-    files.write_atomically(path, {"state_dict": {"a": torch.ones(1000)}, "config": {}, "progress": {}})
+    files.write_atomically(path, {"state_dict": {"a": torch.ones(1000)}, "config": {}, "progress": {"nimg": 0}})
     files.read_checkpoint(path)
     path.write_bytes(path.read_bytes()[:-700])
     with pytest.raises(UserError, match="damaged"):
