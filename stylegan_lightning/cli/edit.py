@@ -119,7 +119,7 @@ def _parse_direction(G: Generator, text: str):  # type: ignore[no-untyped-def]
         numbers = []
     if not (equals and colon and numbers):
         raise UserError(f"--direction must be FILE:NAME=STRENGTH, such as faces.safetensors:smile=2; got {text!r}")
-    return Directions.load(Path(file)).check_fits(G)[name], numbers
+    return Directions.load(Path(file)).check_fits(G, file)[name], numbers
 
 
 def _region(G: Generator, path: Path, border: float) -> Tensor:

@@ -105,7 +105,7 @@ def choose_directions(G: Generator, files: Sequence[Path]) -> list[Direction]:
         if G.num_ws == 1:
             return []
         return list(sefa(G, range(int(G.active_ws)), min(CLOSED_FORM, int(G.w_dim))))
-    sets = [(path, Directions.load(path).check_fits(G)) for path in files]
+    sets = [(path, Directions.load(path).check_fits(G, path)) for path in files]
     names = [name for _, found in sets for name in found.names]
     chosen = [
         Direction(

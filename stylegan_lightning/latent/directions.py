@@ -86,11 +86,11 @@ class Directions:
         """Raises UserError, which lists the names, for one that is not there."""
         return chosen("direction", {d.name: d for d in self.items}, name)
 
-    def check_fits(self, G: Generator) -> Directions:
+    def check_fits(self, G: Generator, path: Path | str = "the file") -> Directions:
         """Itself. Raises UserError where the directions are of a model of other sizes than G."""
         if (self.num_ws, self.w_dim) != (int(G.num_ws), int(G.w_dim)):
             raise UserError(
-                f"the directions are of another model, with styles [{self.num_ws}, {self.w_dim}]; this one has "
+                f"{path} holds directions of another model, with styles [{self.num_ws}, {self.w_dim}]; this one has "
                 f"[{G.num_ws}, {G.w_dim}]: find its own with `stylegan-lightning directions`"
             )
         return self

@@ -172,7 +172,7 @@ def test_broken_files_of_directions_are_one_message(part, value, model, place):
     vector = broken[value] if part == "vector" else d.vector
     safetensors.torch.save_file({"d": vector.contiguous()}, "d.safetensors", about)
     with pytest.raises(UserError, match=r"^d\.safetensors") as caught:
-        Directions.load(Path("d.safetensors")).check_fits(G)
+        Directions.load(Path("d.safetensors")).check_fits(G, "d.safetensors")
     assert "\n" not in str(caught.value)
 
 

@@ -86,7 +86,7 @@ READERS: dict[str, Callable[[Path, torch.nn.Module], object]] = {
     "a.ckpt": lambda path, G: stylegan_lightning.load(path),
     "a.safetensors": lambda path, G: stylegan_lightning.load(path),
     "codes.safetensors": lambda path, G: check_fits(G, Codes.load(path), path),
-    "directions.safetensors": lambda path, G: Directions.load(path).check_fits(G),
+    "directions.safetensors": lambda path, G: Directions.load(path).check_fits(G, path),
     "attributes.csv": lambda path, G: examples_of_file(G, path),
     "attributes.json": lambda path, G: examples_of_file(G, path),
     "results.json": lambda path, G: read_records(path),
