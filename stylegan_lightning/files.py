@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -68,6 +69,20 @@ def read_stream(file: IO[bytes], limit: int) -> bytes:
     return b"".join(pieces)
 
 
+class BoundedReads(io.FileIO):
+    """A file of which at most `limit` bytes are read at a time: an archive's directory is read in one piece, and takes
+    ten times as much memory. Raises ValueError beyond."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        super().__init__(path)
+        self.limit = limit
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.limit:
+            raise ValueError(f"its directory has {_megabytes(size)}; at most {_megabytes(self.limit)} are read")
+        return super().read(size)
+
+
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size:,} bytes"
 
@@ -98,6 +113,11 @@ def safe_name(text: str) -> str:
     if _RESERVED.match(text):
         text = f"_{text}"
     return _EDGES.sub("", _cut(text, LONGEST_NAME)) or "_"
+
+
+def printable(text: str) -> str:
+    """On a line of its own, without signs that steer a terminal or turn the direction of text."""
+    return "".join(f"\\x{ord(sign):02x}" if _is_control(sign) else sign for sign in text)
 
 
 def distinct_names(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str]:

@@ -17,11 +17,15 @@ from typing import IO, Any, Protocol
 
 from stylegan_lightning.data.decode import EXTENSIONS, MOST_BYTES
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import PIECE, read_file, read_stream
+from stylegan_lightning.files import PIECE, BoundedReads, read_file, read_stream
 
 LABEL_FILE = "dataset.json"
-FOLDERS_AGAIN = 10_000
-"""Times that links may lead to folders which have been listed already."""
+MOST_DIRECTORY = 1 << 28
+"""Bytes of an archive's list of members: about three million of them, and 2.5 GB of memory."""
+MOST_LABELS = 1 << 28
+"""Bytes of the label file: about eight million images; up to 6 GB of memory."""
+MOST_AGAIN = 1_000_000
+"""Files and folders that links may name once more, in folders which have been listed already."""
 LZMA_MEMORY = 1 << 28
 _SUPPORTED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED, _HAS_END_MARK, _UNIX = 0x1, 0x2, 3
@@ -40,7 +44,7 @@ class OutsideLinks(UserError):
 
 class Files(Protocol):
     def names(self) -> list[str]: ...
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MOST_BYTES) -> bytes:
         """Raises OSError, ValueError with a reason, and what damaged archives make their libraries raise."""
         ...
 
@@ -91,11 +95,12 @@ class Folder:
             real = os.path.realpath(self.root / prefix)
             if real in above:
                 continue
-            again += real in seen
+            entries = self._entries(prefix)
+            again += len(entries) + 1 if real in seen else 0
             seen.add(real)
-            if again > FOLDERS_AGAIN:
+            if again > MOST_AGAIN:
                 raise UserError(f"Links in {self.root} lead to the same folders again and again, e.g. {prefix}.")
-            for entry in self._entries(prefix):
+            for entry in entries:
                 name, folder = prefix + entry.name, _is_folder(entry)
                 wanted = folder or name.lower().endswith(EXTENSIONS) or name == LABEL_FILE
                 if wanted and not self.follow_links and entry.is_symlink() and _leaves(entry.path, inside):
@@ -118,8 +123,8 @@ class Folder:
         except OSError as error:
             raise UserError(f"The folder {self.root / prefix} cannot be listed: {error.strerror}.") from error
 
-    def read(self, name: str) -> bytes:
-        return read_file(self.root / name, MOST_BYTES)
+    def read(self, name: str, limit: int = MOST_BYTES) -> bytes:
+        return read_file(self.root / name, limit)
 
     def tokens(self, names: Sequence[str]) -> Iterable[str]:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing and reading free the GIL
@@ -144,7 +149,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _leaves(path: str, inside: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), inside]) != inside
+    """A link to nothing leads nowhere; reading it says so."""
+    return os.path.exists(path) and os.path.commonpath([os.path.realpath(path), inside]) != inside
 
 
 # ------------------------------------------------------------------------------------------------ archives
@@ -163,24 +169,25 @@ class Zip:
     def _zip(self) -> zipfile.ZipFile:
         opened = self._opened
         if opened is None or opened[0] != os.getpid():  # a forked child must not share the file position
-            opened = self._opened = (os.getpid(), zipfile.ZipFile(self.path))
+            file = BoundedReads(self.path, MOST_DIRECTORY)
+            opened = self._opened = (os.getpid(), zipfile.ZipFile(file))  # type: ignore[arg-type]
         return opened[1]
 
     def names(self) -> list[str]:
         members = (m for m in self._zip().infolist() if not m.is_dir())
         return sorted({m.filename for m in members if not any(_hidden(p) for p in m.filename.split("/"))})
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = MOST_BYTES) -> bytes:
         member = self._zip().getinfo(name)
         _check_member(member)
         if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             with self._zip().open(member) as file:
-                return read_stream(file, MOST_BYTES)
+                return read_stream(file, limit)
         packed = copy.copy(member)  # as if it were stored: what is read of it are the packed bytes
         packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
         del packed.CRC
         with self._zip().open(packed) as file:
-            return read_stream(_Unpacked(file, member), MOST_BYTES)  # type: ignore[arg-type]
+            return read_stream(_Unpacked(file, member), limit)  # type: ignore[arg-type]
 
     def tokens(self, names: Sequence[str]) -> Iterable[str]:
         members = map(self._zip().getinfo, names)

@@ -19,12 +19,16 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from stylegan_lightning.data.base import ImageError
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import printable
 
 DECODE_VERSION = 1
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MOST_PIXELS = 178_956_970
 """Of one image, as its header states them: what Pillow refuses by itself, unless a program tells it otherwise."""
+MOST_SCANS = 100
+"""Of a JPEG, as of one inside a TIFF: each goes over all pixels again, and may have a few bytes only."""
+_SCAN = b"\xff\xda"
 MOST_BYTES = 1 << 30
 """Of one image file, or of one member of an archive when it is unpacked."""
 CROPS = ("center", "stretch", "pad")
@@ -34,7 +38,7 @@ FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # for good: per call, threads would race
+warnings.filterwarnings("ignore", module=r"PIL\.")  # for good: per call, threads would race
 _ORIENTATION, _TILE = 0x0112, (0x0142, 0x0143)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,8 +55,8 @@ class UnreadableImage(ImageError):
     """An ImageError that keeps the file name and the reason apart."""
 
     def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
-        self.file, self.reason = file, reason
+        self.file, self.reason = printable(file), printable(reason)
+        super().__init__(f"{self.file}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
         return UnreadableImage, (self.file, self.reason)
@@ -156,6 +160,8 @@ def open_picture(data: bytes, formats: Sequence[str] = FORMATS, most_pixels: int
     """
     if len(data) > MOST_BYTES:
         raise TooLarge(f"it has {len(data) / 1e6:,.0f} MB; the most is {MOST_BYTES / 1e6:,.0f} MB")
+    if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MOST_SCANS:
+        raise TooLarge(f"it has {data.count(_SCAN):,} scans; the most is {MOST_SCANS}")
     check_size(*webp_size(data), most_pixels)  # which Pillow before 13 makes room for as it opens the file
     for kind in formats:
         if kind not in Image.OPEN:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stylegan_lightning.data.containers import LABEL_FILE, Files, open_files
+from stylegan_lightning.data.containers import LABEL_FILE, MOST_LABELS, Files, open_files
 from stylegan_lightning.data.decode import (
     EXTENSIONS,
     ImageInfo,
@@ -99,7 +99,9 @@ class ImageFolder:
     def labels(self) -> np.ndarray:
         if self._rows.dtype == np.float32:
             return self._rows.copy()
-        return np.eye(len(self.label_names), dtype=np.float32)[self._rows]
+        found = np.zeros((len(self), len(self.label_names)), np.float32)
+        found[np.arange(len(self)), self._rows] = 1
+        return found
 
     def attributes(self) -> dict[str, np.ndarray]:
         return {}
@@ -159,7 +161,7 @@ def _load_json(files: Files, path: Path) -> list | None:
     """The `labels` entry of the label file; None when it says null."""
     where = f"{LABEL_FILE} in {path}"
     try:
-        content = parse_json(files.read(LABEL_FILE), where)
+        content = parse_json(files.read(LABEL_FILE, MOST_LABELS), where)
     except UserError:
         raise
     except (KeyError, FileNotFoundError) as err:

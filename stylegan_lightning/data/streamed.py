@@ -48,7 +48,7 @@ from stylegan_lightning.errors import UserError
 
 FORMAT = 1
 META, TARGETS = "shards.json", "labels.npy"
-MOST_META = 1 << 28
+MOST_META = 1 << 26
 """Bytes of shards.json."""
 MOST_CHUNK = 1 << 32
 """Bytes of a chunk, whose offsets have 32 bits."""

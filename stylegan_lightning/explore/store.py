@@ -121,7 +121,8 @@ class Store:
                 for entry in entries:
                     if _OWN_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         found, path = entry.stat(follow_symlinks=False), folder / entry.name
-                        yield path in used, found.st_mtime, found.st_size, path
+                        size = max(found.st_size, 512 * getattr(found, "st_blocks", 0))  # of small files a whole block
+                        yield path in used, found.st_mtime, size, path
 
     def _beside(self) -> list[Path]:
         try:
