@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +17,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from stylegan_lightning.config.stored import PARTIAL, PARTS, TARGET, check_stored
 from stylegan_lightning.data.base import PreparedDataset
@@ -279,40 +283,53 @@ def _check_sizes(build: Callable[[], nn.Module], state: dict[str, Any], where: s
             network = build()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+    for name, tensor in _saved(network):
         other = state.get(name)
-        if isinstance(other, torch.Tensor) and tensor.shape != other.shape:
+        if not isinstance(other, torch.Tensor) or tensor.shape != other.shape:
+            there = list(other.shape) if isinstance(other, torch.Tensor) else "missing"
             raise UserError(
-                f"{where}: the weights do not fit the configuration beside them: {name} is {list(other.shape)}, "
-                f"not {list(tensor.shape)}"
+                f"{where}: the weights do not fit the configuration beside them: {name} is {there}, and should be "
+                f"{list(tensor.shape)}"
             )
+
+
+def _saved(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers that are saved, by name."""
+    yield from network.named_parameters()
+    for prefix, module in network.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, buffer
 
 
 @contextlib.contextmanager
 def _at_most(limit: int) -> Iterator[None]:
-    """While open, networks that this thread builds have at most `limit` parameters: raises UserError as they grow."""
+    """While open, networks that this thread builds have at most `limit` numbers in parameters and buffers (and a
+    million more in filters, which are not saved): raises UserError as they grow."""
     made, thread = 0, threading.get_ident()
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def count(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
         nonlocal made
-        if parameter is not None and threading.get_ident() == thread:
-            made += parameter.numel()
-            if made > limit:
+        if tensor is not None and threading.get_ident() == thread:
+            made += tensor.numel()
+            if made > limit + 1_000_000:
                 raise UserError("the configuration asks for a larger network than there are weights for")
 
-    handle = register_module_parameter_registration_hook(count)
+    handles = register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, path: Path) -> None:
     """Fills `module` with the entries of `state` under `prefix`. Raises UserError where they do not fit."""
     try:
         module.load_state_dict(under(state, prefix))
-    except RuntimeError as error:
-        raise UserError(f"the weights in {path} do not fit this network: {error}") from None
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = textwrap.shorten(" ".join(str(error).split()), 400, placeholder=" ...")
+        raise UserError(f"the weights in {path} do not fit this network: {reason}") from None
 
 
 def restored_generator(checkpoint: dict[str, Any], path: Path) -> tuple[Generator, DictConfig]:

@@ -9,6 +9,8 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -225,9 +227,11 @@ def fit(
             if stop.received == "SIGUSR1":
                 requeue()
         return stop.received
-    except (RuntimeError, MemoryError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         message = preflight.out_of_memory(error, cfg, module, trainer.strategy.root_device, shorter(run_dir))
-        message = message or lost_rank(error, trainer, run_dir)
+        message = message or lost_rank(error, trainer, run_dir) or not_restored(error, resume)
         if message is None:
             raise
         raise UserError(message) from error
@@ -235,6 +239,15 @@ def fit(
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.experiment.finish()
+
+
+def not_restored(error: BaseException, checkpoint: Path | None) -> str | None:
+    """The message where `error` comes of a checkpoint that could not be taken up, None for anything else."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if checkpoint is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
+        return None
+    reason = textwrap.shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+    return f"{checkpoint} is damaged, and cannot be gone on with: {reason} ({type(error).__name__})"
 
 
 def lost_rank(error: BaseException, trainer: L.Trainer, run_dir: Path) -> str | None:

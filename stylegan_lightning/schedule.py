@@ -132,6 +132,8 @@ class ProgressiveSchedule:
 
 
 def _doubling(first: int, last: int) -> tuple[int, ...]:
+    if first < 1:
+        raise ValueError(f"start_resolution must be at least 1, got {first}")
     if first > last:
         raise ValueError(f"start_resolution must be at most the final resolution {last}, got {first}")
     resolutions = [first]

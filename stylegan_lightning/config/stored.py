@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import reprlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,10 +87,12 @@ MOST = {
     "conv_kernel": 64,
     "num_layers": 1000,
     "mapping_layers": 1000,
-    "img_resolution": 2**16,
+    "img_resolution": 2**13,
+    "margin_size": 1000,
     "seed": 2**64,
 }
 """Of arguments, other than 2^31: what a network designs or lists before one of its weights is looked at."""
+_KEYS_OF = "the keys of"
 MOST_VALUES, DEEPEST, LONGEST_LIST, LONGEST_TEXT = 20_000, 24, 64, 20_000
 """A stored configuration has some hundred values."""
 
@@ -117,6 +120,10 @@ def check_stored(config: Any, path: Path) -> dict[str, Any]:
     config = {key: _without_targets(value) if key == "metrics" else value for key, value in config.items()}
     for key, node in _targets(config):
         _check_target(key, node, path)
+    for key in PLACES:
+        value = _found(config, key)
+        if not key.endswith("*") and value is not None and not (isinstance(value, dict) and TARGET in value):
+            raise UserError(f"{path} is damaged: {key} names nothing that could be built")
     return config
 
 
@@ -131,7 +138,7 @@ def _leaves(node: Any, path: Path, key: str = "", depth: int = 0) -> Iterator[tu
         raise UserError(f"{path} is damaged: its configuration is nested more than {DEEPEST} deep, at {key[:80]}")
     if isinstance(node, dict):
         for name, value in node.items():
-            yield f"the keys of {key or 'the configuration'}", name
+            yield f"{_KEYS_OF} {key or 'the configuration'}", name
             yield from _leaves(value, path, f"{key}.{name}" if key else str(name), depth + 1)
     elif isinstance(node, list | tuple):
         for i, value in enumerate(node):
@@ -140,6 +147,8 @@ def _leaves(node: Any, path: Path, key: str = "", depth: int = 0) -> Iterator[tu
 
 
 def _check_leaf(key: str, value: Any, path: Path) -> None:
+    if key.startswith(_KEYS_OF) and type(value) not in (int, str):
+        raise UserError(f"{path} is damaged: {key[:80]} are no texts: {reprlib.repr(value)}")
     if type(value) not in (NoneType, bool, int, float, str):
         raise UserError(f"{path} is damaged: {key[:80]} is a {type(value).__name__}, where only plain values may stand")
     if isinstance(value, str) and "${" in value:
@@ -169,6 +178,13 @@ def _without_targets(node: Any) -> Any:
     return [_without_targets(value) for value in node] if isinstance(node, list | tuple) else node
 
 
+def _found(config: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
 def _table_at(key: str) -> Table:
     above, _, _ = key.rpartition(".")
     return PLACES.get(key) or PLACES.get(f"{above}.*") or {}
@@ -178,11 +194,10 @@ def _check_target(key: str, node: dict[str, Any], path: Path) -> None:
     name = node.get(TARGET)
     part = _table_at(key).get(name) if isinstance(name, str) else None
     if part is None:
-        ours = isinstance(name, str) and name in PARTS
-        what = (
-            f"names {name} at {key}, where it does not belong" if ours else f"names code outside this package, {name}"
-        )
-        raise UserError(f"{path} {what}: it is not run")
+        shown = str(name)[:200] if isinstance(name, str) else type(name).__name__
+        ours = f"{shown} at {key[:80]}, where it does not belong"
+        what = ours if shown in PARTS else f"code outside this package, {shown}"
+        raise UserError(f"{path} names {what}: it is not run")
     given = {k: v for k, v in node.items() if k not in (TARGET, PARTIAL)}
     if node.get(PARTIAL, False) is not (key in UNFINISHED):
         raise UserError(f"{path} is damaged: {key} has {PARTIAL}={node.get(PARTIAL)!r}")
@@ -194,10 +209,12 @@ def _check_target(key: str, node: dict[str, Any], path: Path) -> None:
         if (
             is_part != (isinstance(value, dict) and TARGET in value)
             or not (is_part or fits(value, hints[argument]))
-            or (_is_whole(value) and abs(value) > MOST.get(argument, 2**31))
+            or (_is_whole(value) and not 0 <= value <= MOST.get(argument, 2**31))
         ):
+            most = f" from 0 to {MOST.get(argument, 2**31)}" if _is_whole(value) else ""
             raise UserError(
-                f"{path} is damaged: {key}.{argument} must be {takes[argument].annotation}; got {str(value)[:80]}"
+                f"{path} is damaged: {key}.{argument} must be {takes[argument].annotation}{most}; got "
+                f"{reprlib.repr(value)}"
             )
 
 

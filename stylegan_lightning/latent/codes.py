@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylegan_lightning.errors import UserError
@@ -101,7 +102,7 @@ def label_of(G: Generator, label: int | Sequence[float] | None) -> Tensor | None
     if isinstance(label, int):
         if not 0 <= label < c_dim:
             raise UserError(f"the class must be one of 0..{c_dim - 1} for this model; got {label}")
-        return torch.eye(c_dim)[label][None]
+        return F.one_hot(torch.tensor([label]), c_dim).float()
     if len(label) != c_dim:
         raise UserError(f"a label of this model has {c_dim} numbers; got {len(label)}: {list(label)}")
     return torch.tensor([list(label)], dtype=torch.float32)
@@ -146,15 +147,15 @@ def sample_w(G: Generator, count: int, seed: int = 0, label: int | Sequence[floa
     """w [count, w_dim] of random latents, on G's device; for a conditional model of all its classes, in turn."""
     z = torch.randn(count, G.z_dim, generator=torch.Generator().manual_seed(seed)).to(device_of(G))
     c = label_of(G, label) if label is not None else None
-    if G.c_dim:
-        c = torch.eye(G.c_dim)[torch.arange(count) % G.c_dim] if c is None else c.expand(count, -1)
-        c = c.to(z.device)
-    return torch.cat(
-        [
-            G.mapping(part, None if c is None else c[i * 1024 : i * 1024 + len(part)])[:, 0]
-            for i, part in enumerate(z.split(1024))
-        ]
-    ).clone()
+    classes = torch.arange(count) % max(int(G.c_dim), 1)
+
+    def labels(part: Tensor) -> Tensor | None:
+        if not G.c_dim:
+            return None
+        return (F.one_hot(part, int(G.c_dim)).float() if c is None else c.expand(len(part), -1)).to(z.device)
+
+    parts = zip(z.split(1024), classes.split(1024), strict=True)
+    return torch.cat([G.mapping(part, labels(own))[:, 0] for part, own in parts]).clone()
 
 
 # ----------------------------------------------------------------------------------------------- pictures

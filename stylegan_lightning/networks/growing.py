@@ -55,6 +55,8 @@ class Growing(nn.Module):
         return torch.tensor([self.resolution, float(self.alpha)], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
+        if not isinstance(state, Tensor) or state.shape != (2,) or not bool(state.isfinite().all()):
+            raise ValueError("its state of growth must be a resolution and a number up to 1")
         self.grow_to(int(state[0]), float(state[1]))
 
 

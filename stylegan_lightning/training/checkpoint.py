@@ -87,12 +87,20 @@ def _numbered(table: dict[str, Any]) -> dict[Any, Any]:
     return {int(key) if re.fullmatch("[0-9]{1,9}", key) else key: value for key, value in table.items()}
 
 
+_TO_GO_ON = {"optimizer_states": list, "lr_schedulers": list, "callbacks": dict, "running_means": dict}
+
+
 def check_trainable(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError for what is a generator alone."""
+    """Raises UserError for what is a generator alone, and for what lacks the state of training."""
     if not any(name.startswith("D.") for name in checkpoint["state_dict"]):
         raise UserError(
             f"{path} is an exported generator, without the discriminator that training needs: give the checkpoint"
         )
+    wrong = [name for name, kind in _TO_GO_ON.items() if not isinstance(checkpoint.get(name), kind)]
+    batches = checkpoint["progress"].get("batches")
+    wrong += [] if type(batches) is int and batches >= 0 else ["progress.batches"]
+    if wrong:
+        raise UserError(f"{path} is damaged: its state of training lacks {', '.join(wrong)}")
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
