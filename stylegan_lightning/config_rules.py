@@ -18,8 +18,12 @@ Rule = tuple[Callable[[Any], bool], str]
 """Whether a value will do, and what it must be."""
 
 
-def whole(low: int) -> Rule:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f"a whole number >= {low}"
+LARGEST_SEED = 2**63 - 1
+
+
+def whole(low: int, high: int | None = None) -> Rule:
+    text = f"a whole number >= {low}" if high is None else f"a whole number from {low} to {high}"
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= (high or 2**63), text
 
 
 def _number(low: float, strict: bool = False) -> Rule:
@@ -99,7 +103,7 @@ METRIC_RULES: dict[str, Rule] = {
 """Of each entry of metrics.each."""
 
 RULES: dict[str, Rule] = {
-    "seed": whole(0),
+    "seed": whole(0, LARGEST_SEED),
     "first_images": _or_null(whole(2)),
     "trainer.profiler": _one_of(None, "simple", "advanced", "pytorch"),
     "trainer.detect_anomaly": _BOOL,
@@ -108,7 +112,7 @@ RULES: dict[str, Rule] = {
     "data.resolution": (_is_resolution, "a power of two >= 8 (8, 16, 32, ...)"),
     "data.channels": _one_of(1, 3, 4),
     "data.size": whole(2),
-    "data.seed": whole(0),
+    "data.seed": whole(0, LARGEST_SEED),
     "data.on_error": _one_of("skip", "raise"),
     "data.mirror": _BOOL,
     "data.balance": _BOOL,
@@ -171,7 +175,7 @@ RULES: dict[str, Rule] = {
     "callbacks.samples.columns": whole(1),
     "callbacks.samples.every_ticks": whole(1),
     "callbacks.samples.truncation_psi": _number(0),
-    "callbacks.samples.seed": whole(0),
+    "callbacks.samples.seed": whole(0, LARGEST_SEED),
     "callbacks.showcase.enabled": _BOOL,
     "callbacks.showcase.every_ticks": _or_null(whole(1)),
     "callbacks.checkpoint.every_ticks": whole(1),

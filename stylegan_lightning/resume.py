@@ -37,6 +37,11 @@ _MAY_CHANGE = (
     "data.max_cache",
 )
 
+_NEEDED = (
+    *("seed", "model.loss", "schedule.object", "schedule.total_kimg", "data.source", "data.name"),
+    *("metrics", "precision", "trainer", "callbacks", "logger"),
+)
+
 
 def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> tuple[DictConfig, Path]:
     """The configuration inside the checkpoint at `path`, with what the command line may change.
@@ -48,6 +53,9 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     checkpoint = read_checkpoint(path)
     check_trainable(checkpoint, path)
     saved = checkpoint_config(checkpoint, path)
+    lacks = [key for key in _NEEDED if OmegaConf.select(saved, key) is None]
+    if lacks:
+        raise UserError(f"{path} is damaged: its configuration lacks {', '.join(lacks)}")
     refused = differences(saved, cfg) if same_command else []
     for text in HydraConfig.get().overrides.task:
         override = OverridesParser.create().parse_override(text)

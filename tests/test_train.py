@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -91,6 +92,45 @@ def test_resume_continues_the_same_run(run, tiny, tmp_path):
     assert after["config"]["run_id"] == before and after["progress"]["nimg"] == 104
     folders = [p.name for p in (tmp_path / "r/wandb").iterdir() if p.name.startswith("offline-run")]
     assert len(folders) == 2 and all(f.endswith(before) for f in folders)
+
+
+def _without(name):
+    return lambda c: c["state_dict"].pop(name)
+
+
+def _put(part, value):
+    return lambda c: c.__setitem__(part, value)
+
+
+DAMAGE = {
+    "optimizers": _put("optimizer_states", 3),
+    "other optimizers": _put("optimizer_states", [{}, {}]),
+    "callbacks": _put("callbacks", 3),
+    "means": _put("running_means", None),
+    "batches": lambda c: c["progress"].pop("batches"),
+    "version": lambda c: c.pop("pytorch-lightning_version"),
+    "weights of D": _without("D.epilogue.fc.weight"),
+    "weights of G": _without("G.mapping.layers.0.weight"),
+    "unknown weights": lambda c: c["state_dict"].update({"penalties.zz": torch.zeros(1)}),
+    "data": lambda c: c["config"].pop("data"),
+    "loss": lambda c: c["config"]["model"].pop("loss"),
+    "seed": lambda c: c["config"].update(seed=10**400),
+}
+
+
+def test_what_cannot_be_gone_on_with_is_one_message(run, tiny, tmp_path):
+    """Nothing is written over the checkpoint."""
+    run("train.py", *tiny, f"run_dir={tmp_path}/r", "logger=csv")
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    whole = torch.load(path, weights_only=True)
+    for name, damage in DAMAGE.items():
+        checkpoint = copy.deepcopy(whole)
+        damage(checkpoint)
+        torch.save(checkpoint, path)
+        damaged = path.read_bytes()
+        done = run("train.py", f"resume={tmp_path}/r", "schedule.total_kimg=0.128")
+        assert done.code == 2 and done.err.startswith("error: ") and "Traceback" not in done.err, (name, done.err)
+        assert path.read_bytes() == damaged, name
 
 
 def test_resume_refuses_another_model(run, tiny, tmp_path):
