@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -95,6 +96,18 @@ def parse_json(text: str | bytes, where: object, object_hook: Callable[[dict[str
         raise UserError(f"{where} is nested too deeply to be read") from None
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON: {error}") from None
+
+
+def is_number(value: object, finite: bool = True) -> bool:
+    """Whether it is a number, of those that a float holds. JSON knows integers of any length, and NaN."""
+    try:
+        return type(value) in (int, float) and (math.isfinite(float(value)) or not finite)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
+
+
+def is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
 
 
 # --------------------------------------------------------------------------------------------------- names

@@ -22,9 +22,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning import preflight
+from stylegan_lightning.arguments import argument, shell_argument
 from stylegan_lightning.builders import build_discriminator, build_generator, checkpoint_config
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
@@ -73,7 +75,7 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
             raise UserError("resume=auto needs run_dir=FOLDER, where the run is or is to be")
         if resume and not place:
             place = str(_run_dir_of(find_checkpoint(str(resume))))
-            sys.argv.append("run_dir='" + place.replace("'", "\\'") + "'")
+            sys.argv.append(argument("run_dir", place))
         _check_same_place_on_all_ranks(place, "run_dir" if config_name == "train" else "out_dir")
         if place:
             _check_writable(Path(str(place)).expanduser())
@@ -109,7 +111,10 @@ def _given(overrides: Sequence[str], key: str) -> Any:
     """The value of `key` on the command line, None when absent or null."""
     parsed = (OverridesParser.create().parse_override(o) for o in overrides if o.startswith(f"{key}="))
     values = [o.value() for o in parsed if not o.is_sweep_override()]
-    return values[-1] if values else None
+    value = values[-1] if values else None
+    with contextlib.suppress(OmegaConfBaseException):  # of a reference to what only Hydra composes
+        value = OmegaConf.create({key: value})[key] if isinstance(value, str) else value
+    return value
 
 
 def _check_same_place_on_all_ranks(place: Any, key: str) -> None:
@@ -259,7 +264,9 @@ def lost_rank(error: BaseException, trainer: L.Trainer, run_dir: Path) -> str | 
         return None
     last = run_dir / "checkpoints" / LAST
     kept = (
-        f"{shorter(last)} is whole: go on with resume={shorter(run_dir)}" if last.exists() else "nothing was saved yet"
+        f"{shorter(last)} is whole: go on with {shell_argument('resume', shorter(run_dir))}"
+        if last.exists()
+        else "nothing was saved yet"
     )
     return f"another of the {trainer.world_size} processes of this run has ended ({text.splitlines()[0]}). {kept}"
 
@@ -290,12 +297,14 @@ def closing_lines(trainer: L.Trainer, module: GAN, run_dir: Path, interrupted: s
         f"  curves       {shown / 'metrics.csv'}",
         "Next",
     ]
+    resume = shell_argument("resume", shown)
     if interrupted or module.nimg < module.schedule.total_nimg:
-        lines.append(f"  go on        python train.py resume={shown}")
+        lines.append(f"  go on        python train.py {resume}")
     else:
         further = 2 * module.schedule.total_nimg / 1000
-        lines.append(f"  train on     python train.py resume={shown} schedule.total_kimg={further:g}")
-    lines.append(f"  evaluate     python evaluate.py ckpt={shown / 'checkpoints' / checkpoint}.ckpt")
+        lines.append(f"  train on     python train.py {resume} schedule.total_kimg={further:g}")
+    best = shell_argument("ckpt", shown / "checkpoints" / f"{checkpoint}.ckpt")
+    lines.append(f"  evaluate     python evaluate.py {best}")
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and logger.experiment.offline:
             lines.append(f"  upload       wandb sync {shorter(Path(logger.experiment.dir).parent)}")

@@ -8,22 +8,25 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import parse_json, replacing
+from stylegan_lightning.files import is_number, is_texts, parse_json, read_file, replacing
 
 RESULT = "result.json"
+MOST_BYTES = 1 << 22
+"""Of it; it has some hundred."""
+Status = Literal["running", "finished", "interrupted", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`best_value` is that of `metric`, reached at `best_kimg`; `overrides` are the command line's."""
 
-    status: Literal["running", "finished", "interrupted", "failed"]
+    status: Status
     overrides: Sequence[str] = ()
     metric: str | None = None
     best_value: float | None = None
@@ -40,9 +43,19 @@ class Outcome:
 def read_outcome(run_dir: Path) -> Outcome | None:
     """None where there is none, or where the file is damaged."""
     try:
-        return Outcome(**parse_json((run_dir / RESULT).read_bytes(), RESULT))
-    except (OSError, TypeError, UserError):
+        found = Outcome(**parse_json(read_file(run_dir / RESULT, MOST_BYTES), RESULT))
+    except (OSError, TypeError, ValueError, UserError):
         return None
+    texts = (found.metric, found.reason)
+    numbers = (found.best_value, found.best_kimg)
+    fits = (
+        found.status in get_args(Status)
+        and is_texts(found.overrides)
+        and all(t is None or isinstance(t, str) for t in texts)
+        and all(n is None or is_number(n) for n in numbers)
+        and is_number(found.kimg)
+    )
+    return found if fits else None
 
 
 def outcome_of(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from stylegan_lightning.arguments import shell_argument
 from stylegan_lightning.builders import build_module, build_schedule, device_count, ranks_of
 from stylegan_lightning.config_checks import check_batches_over_ranks, run_problems
 from stylegan_lightning.errors import UserError
@@ -177,5 +178,6 @@ def out_of_memory(
         lighter = lighter_settings(cfg, module)
     if saved:
         first = lighter[0].split(" ")[0] if lighter else "precision=..."
-        go_on = f"The last checkpoint is whole; go on from it with: python train.py resume={run_dir} {first}"
+        resume = shell_argument("resume", run_dir)
+        go_on = f"The last checkpoint is whole; go on from it with: python train.py {resume} {first}"
     return explain_out_of_memory(error, module, device, lighter, go_on)

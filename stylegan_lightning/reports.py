@@ -14,22 +14,76 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import parse_json, replacing, safe_name
+from stylegan_lightning.files import is_number, parse_json, read_file, replacing, safe_name
 from stylegan_lightning.metrics.value import MetricValue, check_comparable
 
 Record = dict[str, Any]
 RESULTS = "results.json"
+MOST_BYTES = 1 << 28
+"""Of it; it has some kilobytes for each value, of which every class may have its own."""
 
 
 def read_records(path: Path) -> list[Record]:
     """Of an earlier evaluation: its results.json, or the folder that holds it. Raises UserError."""
     path = path / RESULTS if path.is_dir() else path
     try:
-        records = parse_json(path.read_bytes(), path)["results"]
-        [m["comparable"] for record in records for m in record["metrics"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} holds no results of evaluate.py ({type(error).__name__}: {error})") from error
-    return records
+        content = parse_json(read_file(path, MOST_BYTES), path)
+        records = _dict(content, "the file").get("results")
+        if not isinstance(records, list):
+            raise ValueError("results is no list")
+        return [_record(record) for record in records]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} holds no results of evaluate.py ({error})") from error
+
+
+def _record(content: Any) -> Record:
+    record = _checked(content, _OF_RECORD, "a result")
+    record["metrics"] = [_checked(metric, _OF_METRIC, "a metric") for metric in record["metrics"]]
+    if any((m["low"] is None) != (m["high"] is None) for m in record["metrics"]):
+        raise ValueError("low and high are ends of one interval")
+    return record
+
+
+_text = lambda value: isinstance(value, str)  # noqa: E731
+_count = lambda value: type(value) is int and value >= 0  # noqa: E731
+_any_number = lambda value: is_number(value, finite=False)  # noqa: E731
+_NEEDED = object()
+_OF_RECORD: dict[str, tuple[Callable[[Any], bool], Any]] = {
+    "checkpoint": (_text, _NEEDED),
+    "kimg": (is_number, None),
+    "model": (_text, ""),
+    "data": (_text, ""),
+    "truncation_psi": (is_number, None),
+    "metrics": (lambda value: isinstance(value, list), _NEEDED),
+}
+_OF_METRIC: dict[str, tuple[Callable[[Any], bool], Any]] = {
+    **dict.fromkeys(("metric", "preset", "comparable"), (_text, _NEEDED)),
+    **dict.fromkeys(("value", "truncation_psi"), (_any_number, _NEEDED)),
+    **dict.fromkeys(("num_real", "num_fake"), (_count, _NEEDED)),
+    "seed": (lambda value: type(value) is int, _NEEDED),
+    **dict.fromkeys(("extractor", "weights_hash", "resize"), (_text, "")),
+    **dict.fromkeys(("std", "low", "high", "level"), (_any_number, None)),
+    "note": (_text, None),
+}
+"""What a value must be, and what it is where there is none."""
+
+
+def _checked(content: Any, fields: dict[str, tuple[Callable[[Any], bool], Any]], what: str) -> dict[str, Any]:
+    """With defaults. Raises ValueError."""
+    found = dict(_dict(content, what))
+    for name, (fits, default) in fields.items():
+        value = found.setdefault(name, default)
+        if value is _NEEDED:
+            raise ValueError(f"{what} has no {name}")
+        if not fits(value) and (value is not None or default is not None):
+            raise ValueError(f"{name} of {what} is of another kind")
+    return found
+
+
+def _dict(content: Any, what: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{what} is no object")
+    return content
 
 
 # ---------------------------------------------------------------------------------------------------- tables

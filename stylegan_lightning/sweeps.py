@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from stylegan_lightning.arguments import argument, shell_argument
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.outcome import Outcome, failures_recorded, read_outcome, reason_of, task_overrides
 from stylegan_lightning.reports import markdown, write_text
@@ -87,12 +89,11 @@ def command_of_ranks(cfg: DictConfig) -> list[str] | None:
     conf = next(s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "main")
     own = [o for o in task_overrides() if not o.startswith(("run_dir=", "resume="))]
     resume = [f"resume={AUTO}"] if cfg.resume is not None else []
-    quoted = folder.replace("'", "\\'")
     return [
         sys.executable,
         str(Path(conf).parent / "train.py"),
         *own,
-        f"run_dir='{quoted}'",
+        argument("run_dir", folder),
         f"run_id={cfg.run_id}",
         *resume,
     ]
@@ -202,11 +203,12 @@ def sweep_table(jobs: list[tuple[Path, Outcome]]) -> str:
     lines += ["", "Failed", *(f"  {text}" for text in failed)] if failed else []
     best, outcome = jobs[0]
     if outcome.best_value is not None:
+        resume = shell_argument("resume", best)
         lines += [
             "",
             "Next",
-            f"  train the best on  python train.py resume={best} schedule.total_kimg={2 * outcome.kimg:g}",
-            f"  compare            python -m stylegan_lightning.dashboard {best.parent}",
+            f"  train the best on  python train.py {resume} schedule.total_kimg={2 * outcome.kimg:g}",
+            f"  compare            python -m stylegan_lightning.dashboard {shlex.quote(str(best.parent))}",
         ]
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ import stylegan_lightning
 from stylegan_lightning.builders import to_plain
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import is_texts, parse_json, read_file
 from stylegan_lightning.metrics.suite import Suite
 from stylegan_lightning.resume import AUTO
 from stylegan_lightning.training.callbacks import reported
@@ -40,7 +41,7 @@ from stylegan_lightning.training.csv_logger import KIMG, MetricsCSV
 from stylegan_lightning.training.measurements import as_gan
 
 LONGEST_NAME, LONGEST_TAG = 100, 64
-LARGEST_DIFF = 1_000_000
+LARGEST_DIFF, LARGEST_ORIGIN = 1_000_000, 1 << 22
 """Bytes."""
 
 # ------------------------------------------------------------------------------------- what a run is called
@@ -58,9 +59,7 @@ class Origin:
 def origin(cfg: DictConfig, run_dir: Path) -> Origin:
     """Of a resumed run as it was stored, whatever this command says."""
     if cfg.resume not in (None, AUTO):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return Origin(**json.loads(_origin_file(run_dir).read_text()))
-        return Origin(cfg.name)
+        return _stored_origin(_origin_file(run_dir)) or Origin(cfg.name)
     if not HydraConfig.initialized():
         return Origin(cfg.name)
     hydra = HydraConfig.get()
@@ -69,6 +68,16 @@ def origin(cfg: DictConfig, run_dir: Path) -> Origin:
     # first what a sweep chose for this job
     asked = sorted(hydra.overrides.task, key=lambda text: text.split("=")[0] in fixed)
     return Origin(run_name(cfg.name, asked, sweep is not None), list(short_forms(asked).values()), sweep)
+
+
+def _stored_origin(path: Path) -> Origin | None:
+    """None where there is none, or where the file is damaged."""
+    try:
+        found = Origin(**parse_json(read_file(path, LARGEST_ORIGIN), path.name))
+    except (OSError, ValueError, TypeError, UserError):
+        return None
+    fits = isinstance(found.name, str) and is_texts(found.overrides) and isinstance(found.sweep, str | None)
+    return found if fits else None
 
 
 def _origin_file(run_dir: Path) -> Path:

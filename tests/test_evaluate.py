@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.metrics.by_features import Kernel
 from stylegan_lightning.metrics.features import EfficientNetLite0
 from stylegan_lightning.metrics.gaussian import GaussianSums, frechet_distance
+from stylegan_lightning.metrics.value import MetricValue
 from tests.conftest import ROOT, command_environment, read_rows
 
 OFFLINE = ("metrics.extractor=efflite0", "metrics.perceptual=efflite0", "metrics.num_fake=20")
@@ -330,6 +332,43 @@ def test_any_module_gives_features_and_its_checkpoint_still_loads(run, tiny, tmp
 def test_tables_refuse_files_that_are_none(tmp_path):
     (tmp_path / "results.json").write_text('{"results": [{"metrics": [{"value": 1}]}]}')
     with pytest.raises(UserError, match="holds no results of evaluate"):
+        reports.read_records(tmp_path)
+
+
+VALUE = MetricValue("fid", 1.5, "quick_20", "20 images", 20, 20, 0, 1.0).as_dict()
+RECORD = {"checkpoint": "r/a.ckpt", "kimg": 1.0, "truncation_psi": None, "metrics": [VALUE]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"results": {}}, [], {"results": [1]}, {"results": [{"metrics": []}]}, {"results": [RECORD | {"metrics": {}}]},
+        *({"results": [RECORD | change]} for change in (
+            {"checkpoint": 1}, {"kimg": "1"}, {"kimg": math.nan}, {"truncation_psi": [1]}, {"truncation_psi": True},
+            {"metrics": [1]}, {"metrics": [{"comparable": "x"}]},
+        )),
+        *({"results": [RECORD | {"metrics": [VALUE | change]}]} for change in (
+            {"value": None}, {"value": int("9" * 400)}, {"metric": []}, {"comparable": {}}, {"low": 1.0}, {"note": 1},
+            {"num_real": "20"}, {"num_fake": -1}, {"std": "x"}, {"low": 1, "high": []}, {"extractor": 2},
+        )),
+    ],
+)  # fmt: skip
+def test_results_that_no_table_could_show_are_refused(tmp_path, content):
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"results\.json holds no results of evaluate"):
+        reports.read_records(tmp_path)
+
+
+def test_results_are_read_as_written_and_without_what_may_be_absent(tmp_path, monkeypatch):
+    bare = {k: v for k, v in VALUE.items() if k in ("metric", "preset", "comparable", "num_real", "num_fake", "seed")}
+    bare |= {"value": math.nan, "truncation_psi": 1}
+    records = [RECORD, RECORD | {"metrics": [bare], "more": 1}]
+    reports.write_json(tmp_path / "results.json", {"results": records})
+    first, second = reports.read_records(tmp_path)
+    assert {k: first[k] for k in RECORD} == RECORD and second["more"] == 1
+    assert "nan" in reports.table([first, second]) and "fid" in reports.rows_of_values([first, second])
+    monkeypatch.setattr(reports, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="at most 10 bytes"):
         reports.read_records(tmp_path)
 
 

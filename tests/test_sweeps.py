@@ -228,5 +228,31 @@ def test_single_runs_leave_their_outcome_too(run, small, tmp_path):
     assert os.listdir(tmp_path / "r") and not list((tmp_path / "r").glob("*.tmp"))
 
 
+WHOLE = {"status": "finished", "overrides": ["a=1"], "metric": "m", "best_value": 2.0, "best_kimg": 1, "kimg": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"best_value": "x"}, {"kimg": None}, {"overrides": 5}, {"overrides": [1]}, {"overrides": "a=1"}, {"metric": 1},
+        {"status": "done"}, {"status": []}, {"best_kimg": True}, {"kimg": int("9" * 400)}, {"best_value": math.nan},
+        {"reason": ["x"]},
+    ],
+)  # fmt: skip
+def test_outcomes_of_the_wrong_kind_are_damaged(tmp_path, change):
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE))
+    assert read_outcome(tmp_path) == Outcome(**WHOLE)
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE | change))
+    assert read_outcome(tmp_path) is None
+
+
+def test_an_outcome_is_read_up_to_a_limit(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(WHOLE) + " " * (1 << 22))
+    assert read_outcome(tmp_path) is None
+    (tmp_path / "result.json").unlink()
+    os.mkfifo(tmp_path / "result.json")
+    assert read_outcome(tmp_path) is None
+
+
 def test_completion_is_installed_by_the_script_itself(command):
     assert "hydra_bash_completion()" in command("train.py", "-sc", "install=bash").stdout

@@ -75,7 +75,21 @@ def test_long_names_are_cut_between_overrides():
     assert tracking.run_name("n" * 120, ["seed=1"], True) == "n" * 120 + " seed=1"
 
 
-@pytest.mark.parametrize("stored", [None, "{", '{"title": 1}'])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        None,
+        "{",
+        '{"title": 1}',
+        "[" * 100_000,
+        '{"name": 1}',
+        '{"name": "a", "overrides": "x"}',
+        '{"name": "a", "overrides": [1]}',
+        '{"name": "a", "sweep": 2}',
+        "[]",
+        "1",
+    ],
+)
 def test_a_resumed_run_that_has_nothing_stored_keeps_its_name(tmp_path, stored):
     if stored:
         (tmp_path / "wandb").mkdir()

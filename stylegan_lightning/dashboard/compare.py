@@ -13,6 +13,7 @@ import numpy as np
 
 from stylegan_lightning.dashboard.runs import Run
 from stylegan_lightning.errors import UserError, chosen
+from stylegan_lightning.files import is_number
 
 MISSING = object()
 _HIGHER_IS_BETTER = re.compile(r"metric/(precision|recall|density|coverage|is|eq[a-z]*)(_|/|$)")
@@ -153,10 +154,6 @@ def importance(runs: Sequence[Run], keys: Iterable[str], metric: str | None) -> 
         if len(pairs) >= 3 and len(set(x)) > 1 and len(set(y)) > 1 and not key.endswith("seed"):
             found.append(Importance(key, spearman(x, y), len(pairs)))
     return sorted(found, key=lambda i: -abs(i.rho))
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:

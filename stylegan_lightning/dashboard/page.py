@@ -6,8 +6,8 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stylegan_lightning.arguments import shell_argument
 from stylegan_lightning.dashboard import compare, pictures
 from stylegan_lightning.dashboard.runs import Curve, Run
 
@@ -29,7 +30,7 @@ def page(runs: Sequence[Run], metric: str | None, title: str) -> str:
     script = _asset("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return Template(_asset("template.html")).substitute(
-        title=html.escape(title),
+        title=html.escape(title.encode(errors="replace").decode()),  # names of files need not be UTF-8
         style=_asset("style.css"),
         script=script,
         script_hash=f"sha256-{digest}",  # no other script of the page may run
@@ -84,7 +85,7 @@ def _run(run: Run, keys: Sequence[str], metric: str | None, moments: Sequence[fl
         "bestKimg": best.kimg if best else None,
         "last": _rounded(curve[-1][1]) if curve else None,
         "kimg": run.kimg,
-        "speed": _rounded(float(np.median(speeds))) if speeds else None,
+        "speed": _rounded(_median(speeds)) if speeds else None,
         "values": [_plain(compare.value(run.config, k)) for k in keys],
         "overrides": run.result.overrides,
         "curves": {name: [list(axis) for axis in zip(*thinned(c), strict=True)] for name, c in run.curves.items()},
@@ -100,18 +101,15 @@ def commands(run: Run) -> list[dict[str, str]]:
     """What to do next with a run that has a checkpoint."""
     if run.checkpoint is None:
         return []
-    resume = f"python train.py {_argument('resume', shorter(run.path))}"
+    resume = f"python train.py {shell_argument('resume', shorter(run.path))}"
     if run.total_kimg is not None and run.kimg >= run.total_kimg - 1e-6:
         train = {"what": "train on", "text": f"{resume} schedule.total_kimg={2 * run.total_kimg:g}"}
     else:
         train = {"what": "go on", "text": resume}
-    return [train, {"what": "evaluate", "text": f"python evaluate.py {_argument('ckpt', shorter(run.checkpoint))}"}]
-
-
-def _argument(key: str, path: Path) -> str:
-    """`key=path` as Hydra and a shell read it."""
-    text = str(path) if re.fullmatch(r"[\w./+@-]+", str(path)) else "'" + str(path).replace("'", "\\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    return [
+        train,
+        {"what": "evaluate", "text": f"python evaluate.py {shell_argument('ckpt', shorter(run.checkpoint))}"},
+    ]
 
 
 def shorter(path: Path) -> Path:
@@ -132,7 +130,13 @@ def thinned(curve: Curve, most: int = POINTS) -> Curve:
 
 
 def _rounded(number: float) -> float:
-    return float(f"{number:.5g}")
+    """Five digits, as far as that is a float."""
+    found = float(f"{number:.5g}")
+    return found if math.isfinite(found) else number
+
+
+def _median(numbers: Sequence[float]) -> float:
+    return 2 * float(np.median(np.divide(numbers, 2)))  # halves, so that the sum of two stays a number
 
 
 def _near(curve: Curve, kimg: float) -> float | None:
@@ -142,11 +146,12 @@ def _near(curve: Curve, kimg: float) -> float | None:
 
 
 def _plain(value: Any) -> float | int | bool | str | None:
-    """As JSON: null where the run has no such key."""
+    """As JSON, and as a browser can hold it: null where the run has no such key."""
     if value is compare.MISSING:
         return None
-    finite = isinstance(value, bool | int) or (isinstance(value, float) and np.isfinite(value))
-    return value if finite or isinstance(value, str) else "null" if value is None else str(value)
+    exact = compare.is_number(value) and (isinstance(value, float) or abs(value) <= 2**53)
+    shown = exact or isinstance(value, bool | str)
+    return value if shown else "null" if value is None else str(value)
 
 
 def _hint(run: Run, keys: Sequence[str]) -> str:

@@ -22,6 +22,11 @@ KIMG = "progress/kimg"
 MOST_BYTES = 1 << 28
 """Of each file of a run; metrics.csv has some hundred bytes a tick."""
 FILES = ("config.yaml", "metrics.csv", "result.json")
+LONGEST_OVERRIDE = 10_000
+SMALL = 1 << 22
+"""Bytes of the other files, and characters of a value in YAML: they have some thousand."""
+MOST_KIMG = 1e12
+_LEFT_OUT = "is left out: it is a link that leads out of the run"
 _SAMPLES = re.compile(r"fakes_(\d+(?:\.\d+)?)_kimg\.png")
 
 Curve = list[tuple[float, float]]
@@ -60,7 +65,7 @@ class Run:
 
     @property
     def total_kimg(self) -> float | None:
-        return _number(self.config.get("schedule.total_kimg"))
+        return _kimg(self.config.get("schedule.total_kimg"))
 
     @property
     def status(self) -> str:
@@ -101,7 +106,7 @@ def is_run(folder: Path, files: Iterable[str]) -> bool:
     there = set(files)
     if FILES[0] in there and not there & set(FILES[1:]):  # such a file may be of anything else
         with contextlib.suppress(OSError, ValueError):
-            return "schedule:" in _text(folder / FILES[0])
+            return "schedule:" in _text(folder / FILES[0], SMALL)
     return bool(there & set(FILES[1:]))
 
 
@@ -110,21 +115,37 @@ def read_run(folder: Path, name: str) -> Run:
     run.result = read_result(folder / "result.json", run.notes)
     run.config = read_config(folder / "config.yaml", run.notes) or parsed(run.result.overrides)
     run.curves = read_curves(folder / "metrics.csv", run.notes)
-    for file in sorted((folder / "samples").glob("fakes_*.png")):
-        if match := _SAMPLES.fullmatch(file.name):
-            run.samples[float(match[1])] = file
-    run.reals = _existing(folder / "samples" / "reals.png")
+    for file in _own_files(folder, "samples", run.notes):
+        if (match := _SAMPLES.fullmatch(file.name)) and (kimg := _kimg(match[1])) is not None:
+            run.samples[kimg] = file
+        elif file.name == "reals.png":
+            run.reals = file
     run.checkpoint = _existing(*(folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")))
     return run
+
+
+def _own_files(folder: Path, name: str, notes: list[str]) -> list[Path]:
+    """Pictures of a folder of a run, without those that are links to somewhere else."""
+    if _leads_out(folder / name, folder):
+        notes.append(f"{name} {_LEFT_OUT}")
+        return []
+    files = sorted((folder / name).glob("*.png"))
+    out = [file for file in files if _leads_out(file, folder)]
+    notes += [f"{name}/{file.name} {_LEFT_OUT}" for file in out]
+    return [file for file in files if file not in out]
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def read_result(path: Path, notes: list[str]) -> Result:
     if not path.exists():
         return Result()
     try:
-        content = parse_json(_text(path), path.name)
-        kinds: dict[str, Any] = {"overrides": lambda o: [str(x) for x in o]}
-        kinds |= dict.fromkeys(("best_value", "best_kimg", "kimg"), _number)
+        content = parse_json(_text(path, SMALL), path.name)
+        kinds: dict[str, Any] = {"overrides": lambda o: [str(x) for x in o], "best_value": _number}
+        kinds |= dict.fromkeys(("best_kimg", "kimg"), _kimg)
         fields = {k: v for k, v in content.items() if k in Result.__dataclass_fields__ and v is not None}
         known: dict[str, Any] = {k: kinds.get(k, str)(v) for k, v in fields.items()}
         return Result(**{k: v for k, v in known.items() if v is not None})
@@ -137,10 +158,7 @@ def read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        text = _text(path)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it refers to parts of itself, which no run writes and which may grow without end")
-        return flat(OmegaConf.to_container(OmegaConf.create(text)))
+        return flat(_tamed(OmegaConf.to_container(OmegaConf.create(_without_aliases(_text(path, SMALL))))))
     except Exception as error:  # whatever a damaged file makes of the YAML and OmegaConf parsers
         notes.append(f"{path.name} cannot be read: {_first_line(error)}")
         return {}
@@ -155,16 +173,17 @@ def read_curves(path: Path, notes: list[str]) -> dict[str, Curve]:
     skipped = 0
     try:
         for row in csv.DictReader(_text(path).splitlines()):
-            kimg = _number(row.pop(KIMG, None))
+            kimg = _kimg(row.pop(KIMG, None))
             skipped += kimg is None
             for column, text in row.items():
                 value = _number(text)
                 if kimg is not None and value is not None and column and not column.startswith("progress/"):
                     points.setdefault(column, {})[kimg] = value
     except (OSError, ValueError, csv.Error) as error:
-        notes.append(f"{path.name} is damaged: {_first_line(error)}")
+        notes.append(f"{path.name} cannot be read: {_first_line(error)}")
     if skipped:
-        notes.append(f"{path.name} is damaged: {skipped} row{'s' * (skipped > 1)} without {KIMG} left out")
+        rows = f"{skipped} row{'s' * (skipped > 1)}"
+        notes.append(f"{path.name} is damaged: {rows} without {KIMG} from 0 to {MOST_KIMG:g} left out")
     return {column: sorted(values.items()) for column, values in points.items()}
 
 
@@ -176,9 +195,28 @@ def parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"v={text}"]))["v"]  # type: ignore[index,call-overload]
+        found = OmegaConf.to_container(OmegaConf.from_dotlist([f"v={_without_aliases(text, LONGEST_OVERRIDE)}"]))
+        return _tamed(found["v"])  # type: ignore[index,call-overload]
     except Exception:  # as above
         return text
+
+
+def _without_aliases(text: str, longest: int = SMALL) -> str:
+    """The same YAML. Raises ValueError where it refers to parts of itself, or is longer."""
+    if len(text) > longest:
+        raise ValueError(f"it has {len(text):,} characters; at most {longest:,} are read")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise ValueError("it refers to parts of itself, which no run writes and which may grow without end")
+    return text
+
+
+def _tamed(value: Any) -> Any:
+    """Integers beyond any float as hexadecimal text: Python refuses to print longer ones."""
+    if isinstance(value, dict):
+        return {key: _tamed(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_tamed(v) for v in value]
+    return hex(value) if isinstance(value, int) and value.bit_length() > 1000 else value
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -198,8 +236,16 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _text(path: Path) -> str:
-    return read_file(path, MOST_BYTES).decode(errors="replace").replace("\0", "")
+def _kimg(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and 0 <= number <= MOST_KIMG else None
+
+
+def _text(path: Path, limit: int = MOST_BYTES) -> str:
+    """Of a file of a run directory. Raises OSError, ValueError."""
+    if _leads_out(path, path.parent):
+        raise ValueError("it is a link that leads out of the run")
+    return read_file(path, min(limit, MOST_BYTES)).decode(errors="replace").replace("\0", "")
 
 
 def _existing(*paths: Path) -> Path | None:

@@ -177,28 +177,33 @@ function sortBy(c) {
 
 // ------------------------------------------------------------------------------------------------ curves
 
+const MOST_TICKS = 100;
+
 function niceTicks(low, high, count) {
-  const raw = (high - low) / count || 1;
+  const raw = high / count - low / count;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].find((f) => f * power >= 0.75 * raw) * power;
-  const ticks = [];
-  for (let t = Math.ceil(low / step - 1e-9); t <= high / step + 1e-9; t++) ticks.push(t * step);
-  return ticks.map((t) => Number(t.toPrecision(12)));
+  if (!(step > 0 && step < Infinity)) return [...new Set([low, high])].filter(Number.isFinite);
+  const first = Math.ceil(low / step - 1e-9);
+  const most = Math.min(Math.floor(high / step + 1e-9) - first, MOST_TICKS); // large numbers may have no next one
+  const ticks = Array.from({ length: Math.max(most + 1, 0) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+  return [...new Set(ticks)];
 }
 
 function logTicks(low, high) {
-  const decades = Math.log10(high / low);
-  if (decades < 0.7) return niceTicks(low, high, 5);
+  const decades = Math.log10(high) - Math.log10(low);
+  if (!(decades >= 0.7 && decades < Infinity)) return niceTicks(low, high, 5);
   const factors = decades > 4 ? [1] : decades > 1.6 ? [1, 3] : [1, 2, 5];
   const ticks = [];
-  for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) ticks.push(...factors.map((f) => f * 10 ** p));
+  const apart = Math.max(1, Math.ceil(decades / 20));
+  for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p += apart) ticks.push(...factors.map((f) => f * 10 ** p));
   return ticks.filter((t) => t >= low * 0.999 && t <= high * 1.001);
 }
 
 function scale(low, high, from, to, log) {
   const f = log ? Math.log : (x) => x;
-  const span = f(high) - f(low) || 1;
-  return (x) => from + ((f(x) - f(low)) / span) * (to - from);
+  const half = f(high) / 2 - f(low) / 2 || 0.5; // the whole may be no number
+  return (x) => from + ((f(x) / 2 - f(low) / 2) / half) * (to - from);
 }
 
 let points = []; // of the curves as drawn: {run, x, y, kimg, value}
@@ -229,6 +234,7 @@ function curves() {
   if (log) [y0, y1] = [y0 * (y0 / y1) ** pad, y1 * (y1 / y0) ** pad];
   else if (pad) [y0, y1] = [y0 - (y1 - y0) * pad, y1 + (y1 - y0) * pad];
   else [y0, y1] = [y0 - (Math.abs(y0) || 1) / 10, y1 + (Math.abs(y1) || 1) / 10];
+  [y0, y1] = [Math.max(y0, log ? Number.MIN_VALUE : -Number.MAX_VALUE), Math.min(y1, Number.MAX_VALUE)];
   const ticks = log ? logTicks(y0, y1) : niceTicks(y0, y1, 6);
   const left = 14 + 7.2 * Math.max(...ticks.map((t) => text(t).length));
   const x = scale(x0, x1, left, width - 14, false);

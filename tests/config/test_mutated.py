@@ -25,6 +25,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.latent.attributes import examples_of_file
 from stylegan_lightning.latent.codes import Codes, check_fits, styles_of
 from stylegan_lightning.latent.directions import Directions, sefa
+from stylegan_lightning.metrics.value import MetricValue
 from stylegan_lightning.reports import read_records
 from stylegan_lightning.training.checkpoint import export_generator, write_atomically
 from tests.conftest import ROOT
@@ -50,7 +51,9 @@ def originals(tmp_path_factory) -> dict[str, Path]:
     sefa(G, [0, 1], 2).save(folder / "directions.safetensors")
     (folder / "attributes.csv").write_text("seed,smile\n" + "\n".join(f"{s},{s % 2}" for s in range(20)))
     (folder / "attributes.json").write_text('[{"seed": 0, "smile": 0.5}, {"seed": 1, "smile": true}]')
-    (folder / "results.json").write_text('{"results": [{"metrics": [{"comparable": {"a": [1, 2]}}]}]}')
+    value = MetricValue("fid", 1.5, "quick_20", "20 images", 20, 20, 0, 1.0)
+    record = {"checkpoint": "r/last.ckpt", "kimg": 1.0, "truncation_psi": None, "metrics": [value.as_dict()]}
+    (folder / "results.json").write_text(json.dumps({"results": [record]}))
     pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     with zipfile.ZipFile(folder / "images.zip", "w", zipfile.ZIP_DEFLATED) as file:
         for kind in KINDS:

@@ -143,3 +143,32 @@ def test_narrow_screens_scroll_down_only(open_page, scheme):
     assert page.locator("#tip").is_visible()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(244, 245, 247)") == (scheme == "light")
+
+
+def test_ticks_end(open_page):
+    page = open_page()
+    ends = [[1e17, 1e17], [1e17, 1e17 + 64], [0, 5e-324], [5, 5], [-1.7e308, 1.7e308], [5e-324, 1.7e308]]
+    counts = page.evaluate(
+        """ends => [...ends, [0, Infinity], [-Infinity, 1], [NaN, NaN], [Infinity, Infinity]].flatMap(
+            ([a, b]) => [niceTicks(a, b, 6), logTicks(a, b)].map((t) => t.every(Number.isFinite) ? t.length : -1))""",
+        ends,
+    )
+    assert len(counts) == 20 and min(counts) >= 0 and max(counts) <= 101
+    assert page.evaluate("niceTicks(0, 10, 5)") == [0, 2, 4, 6, 8, 10] and page.evaluate("niceTicks(5, 5, 5)") == [5]
+    assert page.evaluate("logTicks(1, 100)") == [1, 3, 10, 30, 100]
+
+
+def test_curves_of_the_largest_numbers_are_drawn(browser, tmp_path):
+    for name, values in {"a": [-1.7e308, 1.7e308], "b": [1e17, 1e17], "c": [5e-324, 1.7e308]}.items():
+        make_run(tmp_path / name, values, pictures=())
+    main([str(tmp_path), "--out", str(tmp_path / "report.html")])
+    page = browser.new_page()
+    problems = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    for _ in range(2):
+        page.locator("#log").click()
+        for line in page.locator("#curves polyline").all():
+            assert "NaN" not in line.get_attribute("points") and "Infinity" not in line.get_attribute("points")
+    page.close()
+    assert problems == []

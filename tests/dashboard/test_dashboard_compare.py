@@ -90,3 +90,12 @@ def test_importance(tmp_path):
     assert [(i.key, i.runs) for i in found] == [("model.r1_gamma", 4), ("model.g_lr", 4)]
     assert found[0].rho == pytest.approx(-1) and abs(found[1].rho) < 0.5
     assert compare.importance(runs[:2], ["model.r1_gamma"], "metric/fid") == []
+
+
+def test_importance_leaves_out_what_is_no_float(tmp_path):
+    for i in range(4):
+        make_run(tmp_path / str(i), [9, 8 - i])
+    runs = read_runs([tmp_path])
+    for i, run in enumerate(runs):
+        run.config |= {"a": int("9" * 400) + i, "b": i}
+    assert [i.key for i in compare.importance(runs, ["a", "b"], "metric/fid")] == ["b"]

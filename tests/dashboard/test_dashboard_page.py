@@ -7,16 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from dashboard_helpers import config, make_run, write_result
+from dashboard_helpers import config, make_run, rows, write_result, write_rows
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from stylegan_lightning.dashboard import pictures
 from stylegan_lightning.dashboard.__main__ import main
 from stylegan_lightning.dashboard.page import commands, content, page, thinned
-from stylegan_lightning.dashboard.runs import read_runs
+from stylegan_lightning.dashboard.runs import Run, read_runs
 from stylegan_lightning.imaging import save_png
 
 
@@ -114,6 +116,38 @@ def test_commands_are_for_a_shell_and_hydra(tmp_path, monkeypatch):
         "python evaluate.py ckpt=runs/plain/checkpoints/best.ckpt",
     ]
     assert shlex.split(odd[0]["text"])[2:] == [r"resume='runs/it\'s, two'"]
+
+
+NASTY = [
+    "12", "1_000", "null", "1e5", "true", "é", "a,b", "[a]", "{a: b}", "a=b", "it's", "$(ls)", "???", "a\nb",
+    "${oc.env:HOME}", "\\${oc.env:HOME}", "\\\\${x}", "${", "a\\", "a\\'b", "a\\'${y}'\\", "'", '"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_hydra_reads_the_very_path(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    resume, ckpt = commands(Run(tmp_path.resolve() / name, "a", checkpoint=tmp_path.resolve() / name / "a.ckpt"))
+    for command, path in ((resume, Path(name)), (ckpt, Path(name) / "a.ckpt")):
+        (argument,) = shlex.split(command["text"])[2:]
+        override = OverridesParser.create().parse_override(argument)
+        cfg = OmegaConf.create({"resume": None, "ckpt": None})
+        OmegaConf.update(cfg, override.key_or_group, override.value())
+        found = cfg[override.key_or_group]
+        assert isinstance(found, str) and Path(found) == path
+
+
+def test_numbers_near_and_beyond_the_end_of_floats(tmp_path):
+    largest, long = 1.7976931e308, int("9" * 400)
+    for i in range(3):
+        make_run(tmp_path / str(i), [largest, largest, -largest], total_kimg=1e308)
+        write_rows(tmp_path / str(i), [r | {"speed/img_per_s": largest} for r in rows([largest, largest])])
+        cfg = config(**{"seed": i, "model": {"size": long + i, "wide": 2**64 + i, "far": float("inf")}})
+        (tmp_path / str(i) / "config.yaml").write_text(OmegaConf.to_yaml(cfg) + f"more: 0x{'f' * 9000}{i}\n")
+    data = data_of(page(read_runs([tmp_path]), "metric/fid", "a\udcff"))
+    assert data["runs"][0]["best"] == largest and data["runs"][0]["speed"] == largest
+    values = dict(zip(data["keys"], data["runs"][0]["values"], strict=True))
+    assert values["model.wide"] == str(2**64) and len(values["more"]) == 9003 and values["seed"] == 0
 
 
 def test_jobs_of_a_sweep_say_what_they_are(tmp_path):

@@ -62,9 +62,6 @@ def test_status_is_inferred_without_result(tmp_path):
     assert read_run(tmp_path / "a", "a").status == "running"
 
 
-DOUBLED = b"a0: &a0 [x, x]\n" + b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 40))
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -114,7 +111,7 @@ def test_what_a_damaged_table_still_holds(tmp_path):
         file.write("8.0,4\n7.0,1,2,3,4,5,6,7\n")
     run = read_run(tmp_path, "a")
     assert run.curves["metric/fid"] == [(0, 9), (6, 2), (7, 2)]  # of one kimg the later row
-    assert run.notes == ["metrics.csv is damaged: 1 row without progress/kimg left out"]
+    assert run.notes == ["metrics.csv is damaged: 1 row without progress/kimg from 0 to 1e+12 left out"]
 
 
 def test_values_of_the_wrong_kind_are_left_out(tmp_path):
@@ -130,3 +127,50 @@ def test_a_run_of_train_py(tmp_path, run, tiny):
     assert read.path == Path(folder) and read.status == "finished" and read.kimg == pytest.approx(0.064)
     assert len(read.samples) == 3 and read.reals and read.checkpoint and not read.notes
     assert len(read.curves["loss/G"]) == 2 and read.config["model.z_dim"] == 8
+
+
+DOUBLED = "[" + ",".join(["&a0 [x,x]"] + [f"&a{i} [*a{i - 1},*a{i - 1}]" for i in range(1, 40)]) + "]"
+
+
+@pytest.mark.parametrize("text", [DOUBLED, "[" * 20_000, "0x" + "f" * 9_000, "x" * 20_000])
+def test_overrides_that_are_no_plain_values_stay_text(tmp_path, text):
+    write_result(tmp_path, overrides=[f"a.k={text}", "a.l=[1, 2]"])
+    config = read_run(tmp_path, "a").config
+    assert config["a.k"] == text and config["a.l"] == [1, 2]
+
+
+def test_kimg_that_no_run_reaches_are_left_out(tmp_path):
+    rest = [{"progress/kimg": k, "metric/fid": 1} for k in (-1, 1e13, "1e300")]
+    write_rows(tmp_path, [*rows([9, 3]), *rest])
+    write_result(tmp_path, kimg=1e17, best_kimg=-3, best_value=3)
+    run = read_run(tmp_path, "a")
+    assert run.curves["metric/fid"] == [(0, 9), (2, 3)] and run.kimg == 2 and run.result.best_kimg is None
+    assert any("3 rows" in note for note in run.notes)
+
+
+@pytest.mark.parametrize("name", [*FILES, "samples", "samples/reals.png", "samples/fakes_00004.000_kimg.png"])
+def test_links_that_lead_out_of_a_run_are_left_out(tmp_path, name):
+    folder = make_run(tmp_path / "runs/a")
+    write_result(folder)
+    (folder / name).rename(tmp_path / "secret")
+    (folder / name).symlink_to(tmp_path / "secret")
+    run = read_run(folder, "a")
+    assert any(name in note and "leads out of the run" in note for note in run.notes), run.notes
+    pictures = [*run.samples.values(), *([run.reals] if run.reals else [])]
+    assert len(pictures) == (0 if name == "samples" else 3 if "/" in name else 4)
+    found = {"config.yaml": run.config, "metrics.csv": run.curves, "result.json": run.result.status == "finished"}
+    assert sum(map(bool, found.values())) == 2 + ("/" in name or name == "samples")
+
+
+def test_links_inside_of_a_run_and_runs_that_are_links_work(tmp_path):
+    folder = make_run(tmp_path / "elsewhere/a")
+    for name in ("config.yaml", "samples/fakes_00004.000_kimg.png", "checkpoints/best.ckpt"):
+        inside = folder / name.replace("/", "_").replace("config", "other")
+        (folder / name).rename(inside)
+        (folder / name).symlink_to(inside)
+    (tmp_path / "runs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "one").symlink_to(folder)
+    for place in (tmp_path / "runs", tmp_path / "one"):
+        (run,) = read_runs([place])
+        assert len(run.samples) == 3 and run.config and run.curves and run.reals and run.checkpoint
+        assert not any("leads out" in note for note in run.notes)
