@@ -26,8 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stylegan_lightning import preflight
-from stylegan_lightning.arguments import argument, shell_argument
 from stylegan_lightning.builders import build_discriminator, build_generator, checkpoint_config
+from stylegan_lightning.config.arguments import argument, shell_argument
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.resume import AUTO

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from stylegan_lightning.arguments import shell_argument
 from stylegan_lightning.builders import build_module, build_schedule, device_count, ranks_of
+from stylegan_lightning.config.arguments import shell_argument
 from stylegan_lightning.config_checks import check_batches_over_ranks, run_problems
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.networks import LowPrecision

@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from stylegan_lightning.arguments import argument, shell_argument
+from stylegan_lightning.config.arguments import argument, shell_argument
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.outcome import Outcome, failures_recorded, read_outcome, reason_of, task_overrides
 from stylegan_lightning.reports import markdown, write_text

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stylegan_lightning.arguments import shell_argument
+from stylegan_lightning.config.arguments import shell_argument
 from stylegan_lightning.dashboard import compare, pictures
 from stylegan_lightning.dashboard.runs import Curve, Run
 
