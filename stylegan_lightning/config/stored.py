@@ -205,13 +205,14 @@ def _check_target(key: str, node: dict[str, Any], path: Path) -> None:
     for argument, value in given.items():
         if argument not in takes:
             raise UserError(f"{path} is damaged: {key} has {str(argument)[:80]!r}, which {part.__name__} does not take")
-        is_part = f"{key}.{argument}" in PLACES
+        is_part, hint, high = f"{key}.{argument}" in PLACES, hints[argument], MOST.get(argument, 2**31)
+        low = -high if float in (hint, *get_args(hint)) else 0
         if (
             is_part != (isinstance(value, dict) and TARGET in value)
-            or not (is_part or fits(value, hints[argument]))
-            or (_is_whole(value) and not 0 <= value <= MOST.get(argument, 2**31))
+            or not (is_part or fits(value, hint))
+            or (_is_whole(value) and not low <= value <= high)
         ):
-            most = f" from 0 to {MOST.get(argument, 2**31)}" if _is_whole(value) else ""
+            most = f" from {low} to {high}" if _is_whole(value) else ""
             raise UserError(
                 f"{path} is damaged: {key}.{argument} must be {takes[argument].annotation}{most}; got "
                 f"{reprlib.repr(value)}"

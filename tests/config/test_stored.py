@@ -225,6 +225,11 @@ def test_every_argument_is_of_the_kind_that_its_class_takes(place, name, argumen
     for wrong in ({"a": 1}, [[1]], [None], object(), b"x", 1j, float("nan"), 2**65, [1] * 100_000, {1: {2: 3}}):
         with pytest.raises(UserError, match=rf"{argument}|damaged"):
             check(wrong)
+    if parameter.annotation in ("float", "float | None"):
+        check(-1)
+    elif parameter.annotation != "bool":
+        with pytest.raises(UserError, match=argument):
+            check(-1)
     if "str" not in parameter.annotation:
         with pytest.raises(UserError, match=argument):
             check("word")
