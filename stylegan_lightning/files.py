@@ -128,9 +128,10 @@ def safe_name(text: str) -> str:
     return _EDGES.sub("", _cut(text, LONGEST_NAME)) or "_"
 
 
-def printable(text: str) -> str:
-    """On a line of its own, without signs that steer a terminal or turn the direction of text."""
-    return "".join(f"\\x{ord(sign):02x}" if _is_control(sign) else sign for sign in text)
+def printable(text: str, keep: str = "") -> str:
+    """On a line of its own, without signs that steer a terminal or turn the direction of text, but for those to
+    `keep`."""
+    return "".join(f"\\x{ord(sign):02x}" if _is_control(sign) and sign not in keep else sign for sign in text)
 
 
 def distinct_names(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str]:

@@ -30,6 +30,7 @@ from stylegan_lightning.builders import build_discriminator, build_generator, ch
 from stylegan_lightning.config.arguments import argument, shell_argument
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import printable
 from stylegan_lightning.resume import AUTO
 from stylegan_lightning.training.callbacks import GracefulStop
 from stylegan_lightning.training.checkpoint import LAST, Checkpoints, check_trainable, find_checkpoint, read_checkpoint
@@ -58,7 +59,7 @@ def messages_for_users() -> Iterator[None]:
         return
     with contextlib.suppress(ValueError, OSError):
         Path(HydraConfig.get().runtime.output_dir).rmdir()  # only if nothing is in it
-    print(f"error: {message}", file=sys.stderr)
+    print("error: " + printable(message, keep="\n"), file=sys.stderr)
     raise SystemExit(2)
 
 

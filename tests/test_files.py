@@ -12,8 +12,10 @@ import pytest
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.files import (
     LONGEST_NAME,
+    BoundedReads,
     distinct_names,
     parse_json,
+    printable,
     read_file,
     read_stream,
     replacing,
@@ -102,3 +104,21 @@ def test_what_would_be_read_for_ever_is_not_read(tmp_path):
 def test_json_that_is_none_is_one_message(text):
     with pytest.raises(UserError, match=r"^the file (is not valid JSON|is nested too deeply)"):
         parse_json(text, "the file")
+
+
+def test_what_steers_a_terminal_is_written_out():
+    assert printable("a\x1b[31m\n\x07\x9b\u202e\u2028\ud800") == r"a\x1b[31m\x0a\x07\x9b\x202e\x2028\xd800"
+    assert printable("a\r\nb\tc", keep="\n") == "a\\x0d\nb\\x09c"
+    for text in ("", "Zoë (3) 猫 👩‍🚀", "a\\b"):
+        assert printable(text) == text
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for name in NAMES for sign in printable(name))
+
+
+def test_a_piece_of_a_file_has_a_limit(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"123456789")
+    with BoundedReads(path, 5) as file:
+        assert file.read(5) == b"12345" and file.read() == b"6789" and file.seek(2) == 2
+        with pytest.raises(ValueError, match="its directory has 6 bytes; at most 5 bytes are read"):
+            file.read(6)
+        assert file.read(3) == b"345"

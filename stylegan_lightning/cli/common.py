@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import read_file
+from stylegan_lightning.files import printable, read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,16 +44,17 @@ def messages() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = str(error)
     except OSError as error:
         if error.errno not in _DISK:
             raise
-        print(f"error: cannot write {error.filename or ''}: {error.strerror}; choose another --out", file=sys.stderr)
+        message = f"cannot write {error.filename or ''}: {error.strerror}; choose another --out"
     except KeyboardInterrupt:
         print("\nstopped; no file is left half-written", file=sys.stderr)
         raise SystemExit(130) from None
     else:
         return
+    print("error: " + printable(message, keep="\n"), file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -64,7 +66,8 @@ def explore(
         app = create_app(Painter(G, moves, kept), Projections(model, place, kept.put), Guard(token), _name(model))
         link = f"http://{_shown(host)}:{listening.getsockname()[1]}/?token={token}"
         print(f"{link}\nCtrl-C ends it", flush=True)
-        with _opened(link) if open_browser else contextlib.nullcontext(), contextlib.suppress(KeyboardInterrupt):
+        opened = _opened(link) if open_browser else contextlib.nullcontext()
+        with _ended_by_sigterm(), opened, contextlib.suppress(KeyboardInterrupt):
             make_server(app).run(sockets=[listening])
 
 
@@ -95,6 +98,23 @@ def _shown(host: str) -> str:
 
 
 @contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which uvicorn raises once more when it has ended, becomes SystemExit: what is open is closed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where no signal can be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _opened(link: str) -> Iterator[None]:
     """While open, a browser is started with the link; the file that leads there is gone afterwards."""
     ended = threading.Event()
@@ -117,7 +137,8 @@ def _open(link: str, ended: threading.Event) -> None:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={link}"><a href="{link}">explore</a>')
         file.flush()
         if not ended.wait(SOON):
-            webbrowser.open(Path(file.name).as_uri())
+            address = Path(file.name).as_uri()
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()  # it may wait for its end
             ended.wait(LONG_ENOUGH)
 
 
@@ -125,10 +146,12 @@ def make_server(app: object) -> uvicorn.Server:
     import uvicorn
 
     from stylegan_lightning.explore import limits
+    from stylegan_lightning.explore.connections import Connection
 
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="h11",  # which bounds the length of headers
+        http=Connection,  # of h11, which bounds the length of headers
+        ws="none",
         h11_max_incomplete_event_size=limits.HEADER_BYTES,
         limit_concurrency=limits.CONNECTIONS,
         log_level="warning",

@@ -11,7 +11,7 @@ from stylegan_lightning.dashboard import compare, workspace
 from stylegan_lightning.dashboard.page import page
 from stylegan_lightning.dashboard.runs import read_runs
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.files import replacing
+from stylegan_lightning.files import printable, replacing
 
 _EXAMPLES = """\
 examples
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         compare_runs(given)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error: " + printable(str(error), keep="\n"), file=sys.stderr)
         raise SystemExit(2) from None
 
 

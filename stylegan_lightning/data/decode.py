@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
 import struct
 import warnings
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ MOST_PIXELS = 178_956_970
 """Of one image, as its header states them: what Pillow refuses by itself, unless a program tells it otherwise."""
 MOST_SCANS = 100
 """Of a JPEG, as of one inside a TIFF: each goes over all pixels again, and may have a few bytes only."""
-_SCAN = b"\xff\xda"
+_SCAN, _MARKER = b"\xff\xda", re.compile(rb"\xff([^\x00\xff])")
+_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+"""Markers that nothing belongs to."""
 MOST_BYTES = 1 << 30
 """Of one image file, or of one member of an archive when it is unpacked."""
 CROPS = ("center", "stretch", "pad")
@@ -160,8 +163,8 @@ def open_picture(data: bytes, formats: Sequence[str] = FORMATS, most_pixels: int
     """
     if len(data) > MOST_BYTES:
         raise TooLarge(f"it has {len(data) / 1e6:,.0f} MB; the most is {MOST_BYTES / 1e6:,.0f} MB")
-    if data[:2] == b"\xff\xd8" and data.count(_SCAN) > MOST_SCANS:
-        raise TooLarge(f"it has {data.count(_SCAN):,} scans; the most is {MOST_SCANS}")
+    if (scans := jpeg_scans(data)) > MOST_SCANS:
+        raise TooLarge(f"it has {scans:,} scans; the most is {MOST_SCANS}")
     check_size(*webp_size(data), most_pixels)  # which Pillow before 13 makes room for as it opens the file
     for kind in formats:
         if kind not in Image.OPEN:
@@ -186,6 +189,23 @@ def check_size(width: int, height: int, most: int | None = None, of: str = "") -
     most = MOST_PIXELS if most is None else most
     if width * height > most:
         raise TooLarge(f"it says that it has {of}{width:,} x {height:,} pixels; the most is {most / 1e6:,.0f} million")
+
+
+def jpeg_scans(data: bytes) -> int:
+    """Of a JPEG; 0 for what is none. Exact above MOST_SCANS: thumbnails, and a film that a phone has appended, are left
+    out."""
+    if bytes(data[:2]) != b"\xff\xd8":
+        return 0
+    data = bytes(data)
+    if (most := data.count(_SCAN)) <= MOST_SCANS:
+        return most
+    scans, at = 0, 2
+    while (found := _MARKER.search(data, at)) and (kind := found[1][0]) != 0xD9:
+        at = found.end()
+        if kind not in _ALONE:
+            scans += kind == 0xDA
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return scans
 
 
 def webp_size(data: bytes) -> tuple[int, int]:

@@ -43,8 +43,9 @@ from stylegan_lightning.data.image_folder import LABELS, ImageFolder
 from stylegan_lightning.data.labels import check_labels
 from stylegan_lightning.data.levels import box_reduce
 from stylegan_lightning.data.sampler import ChunkOrder
-from stylegan_lightning.data.summary import Chunk, Tally, refusal, statistics
+from stylegan_lightning.data.summary import Chunk, Tally, are_stats, refusal, statistics
 from stylegan_lightning.errors import UserError
+from stylegan_lightning.files import printable
 
 FORMAT = 1
 META, TARGETS = "shards.json", "labels.npy"
@@ -445,7 +446,9 @@ def _checked(content: bytes, root: str) -> dict[str, Any]:
             whole &= 0 < size <= MOST_CHUNK and 0 < 4 * count < size
         channels, height, width = meta["shape"]
         whole &= all(type(x) is int for x in meta["shape"]) and all(isinstance(x, str) for x in meta["label_names"])
-        if not (whole and meta["chunks"] and channels in (1, 3, 4) and height == width > 0):
+        if not (
+            whole and are_stats(meta["stats"]) and meta["chunks"] and channels in (1, 3, 4) and height == width > 0
+        ):
             raise ValueError("values that cannot be")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
@@ -589,7 +592,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except UserError as error:
         text = f"{error.what}. Add --follow-links" if isinstance(error, OutsideLinks) else str(error)
-        print(f"error: {text}", file=sys.stderr)
+        print("error: " + printable(text, keep="\n"), file=sys.stderr)
         raise SystemExit(2) from None
     files = ShardFiles(str(out))
     count, skipped = int(files.counts.sum()), len(files.meta["stats"]["skipped"])

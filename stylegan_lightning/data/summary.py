@@ -11,6 +11,7 @@ import numpy as np
 
 from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.labels import label_kind
+from stylegan_lightning.files import printable
 
 NAMED = 10
 """How many skipped files, or classes, are named; the rest are counted."""
@@ -73,6 +74,26 @@ def statistics(tally: Tally, targets: np.ndarray, names: Sequence[str], seconds:
     }
 
 
+def are_stats(stats: dict[str, Any]) -> bool:
+    """Whether they are what `statistics` makes, or a part of it."""
+    skipped, sizes = stats.get("skipped", []), stats.get("sizes", {})
+    mean, std = stats.get("mean", []), stats.get("std", [])
+    whole = all(isinstance(value, list) for value in (skipped, mean, std)) and isinstance(sizes, dict)
+    if not whole:
+        return False
+    tables = [stats.get("modes", {}), stats.get("labels", {})]
+    if sizes:
+        tables.append(sizes.get("common"))
+        whole = type(sizes.get("distinct")) is int and all(isinstance(sizes.get(k), str | None) for k in ("min", "max"))
+    return (
+        whole
+        and all(isinstance(pair, list) and [type(x) for x in pair] == [str, str] for pair in skipped)
+        and all(isinstance(table, dict) and all(type(n) is int for n in table.values()) for table in tables)
+        and len(mean) == len(std)
+        and all(type(x) in (int, float) and 0 <= x <= 255 for x in (*mean, *std))
+    )
+
+
 def refusal(skipped: Sequence[Sequence[str]], total: int) -> str:
     lines = "".join(f"\n  {name}: {reason}" for name, reason in skipped[:NAMED])
     more = f"\n  ... and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
@@ -95,7 +116,7 @@ def summary_text(dataset: PreparedDataset) -> str:
         lines.append(f"  pixels   {', '.join(pairs)} (mean ± spread per channel, 0..255)")
     if skipped := stats.get("skipped"):
         lines.append(f"  skipped  {refusal(skipped, len(dataset.images) + len(skipped))}")
-    return "\n".join(lines)
+    return printable("\n".join(lines), keep="\n")
 
 
 def _counts(table: dict[str, int]) -> str:

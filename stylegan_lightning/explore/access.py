@@ -24,6 +24,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+ENDS = {"Connection": "close"}
+"""Nothing more is read of whoever may not use the page."""
 WEEK = 7 * 24 * 3600
 LEAST = 8
 WRONG = "this page needs its token: open the link that the command printed"
@@ -72,14 +74,14 @@ class Guard:
     def check(self, request: Request) -> Response | None:
         """What is answered instead; None where the request may pass."""
         if _from_elsewhere(request) and not _opens_page(request):
-            return JSONResponse({"error": "other sites may not use this page"}, 403)
+            return JSONResponse({"error": "other sites may not use this page"}, 403, ENDS)
         given = parse_qs(request.scope["query_string"].decode("latin-1")).get("token")
         if given is not None and request.scope["path"] == "/":
-            return self._open(request) if self._is_right(given[0]) else PlainTextResponse(WRONG, 401)
+            return self._open(request) if self._is_right(given[0]) else PlainTextResponse(WRONG, 401, ENDS)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_right(request.cookies.get(_cookie(request), "")) or self._is_right(bearer):
             return None
-        return PlainTextResponse(WRONG, 401)
+        return PlainTextResponse(WRONG, 401, ENDS)
 
     def _open(self, request: Request) -> Response:
         """The page without the token in its address. Strict cookies would not go with links from other pages."""

@@ -34,6 +34,8 @@ FILM_BYTES = 512 * MB
 FILM_SECONDS = 2.0
 """How long a film waits for the one before it, whose browser may be gone."""
 CONNECTIONS = 256
+HEAD_SECONDS = 10.0
+"""From the beginning of a connection, or the end of an answer, until the next request's head has arrived."""
 HEADER_BYTES = 64 * 1024
 """Of the link and all headers of a request."""
 ENTRY_BYTES = 500

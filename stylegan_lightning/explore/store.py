@@ -66,7 +66,7 @@ class Store:
         except OSError as error:
             raise UserError(f"cannot keep the code in {self.folder}: {error.strerror}") from None
         self._recent.put(key, code)
-        self._count(self._path(key), _weight(code))
+        self._count(self._path(key))
         return key
 
     def get(self, key: str) -> Codes:
@@ -102,8 +102,12 @@ class Store:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{EXTENSION}"
 
-    def _count(self, path: Path, size: int) -> None:
+    def _count(self, path: Path) -> None:
         """Looks through the folder after every hundredth of what it may hold."""
+        try:
+            size = taken(path.stat())
+        except OSError:  # another process has removed it
+            return
         with self._lock:
             self._used.add(path)
             self._written += size
@@ -121,14 +125,18 @@ class Store:
                 for entry in entries:
                     if _OWN_FILE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         found, path = entry.stat(follow_symlinks=False), folder / entry.name
-                        size = max(found.st_size, 512 * getattr(found, "st_blocks", 0))  # of small files a whole block
-                        yield path in used, found.st_mtime, size, path
+                        yield path in used, found.st_mtime, taken(found), path
 
     def _beside(self) -> list[Path]:
         try:
             return [f for f in self.folder.parent.iterdir() if _OWN_FOLDER.fullmatch(f.name)] if self.shared else []
         except OSError:
             return []
+
+
+def taken(found: os.stat_result) -> int:
+    """Bytes on the disk: of a small file a whole block."""
+    return max(found.st_size, 512 * getattr(found, "st_blocks", 0))
 
 
 def _weight(code: Codes) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,7 +73,33 @@ class Uploads:
     async def decode(self, work: Callable[[], T]) -> T:
         """In a thread, one at a time: a picture of 50 megapixels takes hundreds of megabytes."""
         async with self._turn:
-            return await asyncio.to_thread(work)
+            return await in_daemon(work)
+
+
+async def in_daemon(work: Callable[[], T]) -> T:
+    """In a thread that ends with the process: asyncio.to_thread's is waited for, and a decoder does not stop."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as found:
+            error = found
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="decoding", daemon=True).start()
+    return await done
 
 
 def picture_of(data: bytes, resolution: int, channels: int, megapixels: float = MEGAPIXELS) -> np.ndarray:

@@ -12,6 +12,7 @@ from cli_helpers import SMALL, call, exported
 from PIL import Image
 
 import stylegan_lightning
+from stylegan_lightning.cli.common import messages
 from stylegan_lightning.cli.main import main
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.imaging import image_grid
@@ -19,6 +20,7 @@ from stylegan_lightning.latent.codes import Codes, codes_of
 from stylegan_lightning.latent.directions import sefa
 from stylegan_lightning.latent.editing import edit_region
 from stylegan_lightning.latent.sampling import generate
+from stylegan_lightning.launch import messages_for_users
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,16 @@ def test_errors_are_one_line(models, here, monkeypatch, capsys):
             main()
         said = capsys.readouterr()
         assert stop.value.code == code and why in said.err + said.out and "Traceback" not in said.err
+
+
+def test_errors_do_not_steer_the_terminal(capsys):
+    """Names in files may hold anything; a message may have several lines."""
+    for around in (messages, messages_for_users):
+        for error in (UserError("a\x1b[2J\u202e\n  b\r"), OSError(13, "no", "a\x1b[2J\u202e\n  b\r")):
+            with pytest.raises(SystemExit), around():
+                raise error
+            said = capsys.readouterr().err
+            assert r"a\x1b[2J\x202e" in said and "\n  b\\x0d" in said and not set("\x1b\u202e\r") & set(said)
 
 
 def test_help_is_quick_and_names_the_verbs():

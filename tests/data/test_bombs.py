@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import pickle
 import stat
 import struct
 import subprocess
@@ -32,7 +33,7 @@ from stylegan_lightning.cli.common import read_picture
 from stylegan_lightning.cli.project import gather
 from stylegan_lightning.config_rules import EVALUATION_RULES, RULES, broken_rules
 from stylegan_lightning.dashboard.pictures import embed
-from stylegan_lightning.data import containers, streamed
+from stylegan_lightning.data import containers, image_folder, streamed
 from stylegan_lightning.data import decode as decoding
 from stylegan_lightning.data.cache import prepare
 from stylegan_lightning.data.decode import MOST_BYTES, MOST_PIXELS, UnreadableImage, decode, decode_options, webp_size
@@ -205,6 +206,91 @@ def test_a_film_of_many_pictures_is_as_quick_as_one():
     begin = time.perf_counter()
     assert decode(many, decode_options(8), name="x")[0].max() == 7
     assert time.perf_counter() - begin < 0.1
+
+
+def with_scans(count: int, picture: Image.Image | None = None) -> bytes:
+    """A progressive JPEG whose last scan comes again without content, up to that many scans."""
+    data = saved("JPEG", picture, progressive=True)
+    at = data.rindex(b"\xff\xda")
+    head = data[at : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+    return data[:-2] + head * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
+def noise(side: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch):
+    data = with_scans(20_000, Image.new("RGB", (4000, 4000)))
+    assert len(data) < 600_000
+    begin = time.perf_counter()
+    with pytest.raises(UnreadableImage, match=r"^x: it has 20,000 scans; the most is 100$"):
+        decode(data, decode_options(8), name="x")
+    assert time.perf_counter() - begin < 1
+    assert decode(with_scans(100), decode_options(8), name="x")[0].shape == (3, 8, 8)
+    with pytest.raises(UnreadableImage, match="it has 101 scans"):
+        decode(with_scans(101), decode_options(8), name="x")
+
+
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_honest_progressive_jpegs_are_read(subsampling):
+    """With thumbnails, with what a phone appends, and with the bytes of a marker in what is no marker."""
+    picture, options = noise(30).resize((300, 300)), {"progressive": True, "quality": 95, "subsampling": subsampling}
+    data, marks = saved("JPEG", picture, **options), b"\xff\xda" * 200
+    expected = decode(data, decode_options(8), name="x")[0]
+    with_marks = saved("JPEG", picture, comment=marks, **options)
+    for more in (data, data + b"\xff\xda" * 1000, data + 200 * data, with_marks):
+        assert np.array_equal(decode(more, decode_options(8), name="x")[0], expected)
+
+
+HOSTILE = "a\x1b]0;owned\x07\nb\u202e.png"
+
+
+def test_names_of_unreadable_images_are_on_one_line():
+    error = UnreadableImage(HOSTILE, "odd\x1b[2J\nreason")
+    assert str(error) == r"a\x1b]0;owned\x07\x0ab\x202e.png: odd\x1b[2J\x0areason"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_names_of_files_do_not_steer_a_terminal(zipped, tmp_path, capsys):
+    if zipped:
+        path = archive(tmp_path / "f.zip", member(HOSTILE, b"none"))
+    else:
+        (folder(path := tmp_path / "f") / HOSTILE).write_bytes(b"none")
+    dataset = prepare(ImageFolder(path, 8), tmp_path / "c")
+    text = summary_text(dataset)
+    assert r"a\x1b]0;owned\x07\x0ab\x202e.png: not an image" in text
+    dataset.name = HOSTILE  # of a file
+    assert not set("\x1b\x07\u202e") & set(summary_text(dataset))
+
+
+def with_damaged_tags() -> list[bytes]:
+    """Pictures that Pillow warns of."""
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0" + struct.pack("<HHII", 0x0112, 3, 10**6, 10**6)
+    tiff = bytearray(saved("TIFF"))
+    at = struct.unpack("<I", tiff[4:8])[0]
+    last = at + 2 + 12 * (struct.unpack("<H", tiff[at : at + 2])[0] - 1)
+    tiff[last : last + 12] = struct.pack("<HHII", 700, 1, 10**6, 10**6)
+    return [saved("JPEG", exif=exif), saved("PNG", exif=exif), bytes(tiff)]
+
+
+SILENT = """
+import sys
+from stylegan_lightning.data.decode import decode, decode_options
+for path in sys.argv[1:]:
+    decode(open(path, "rb").read(), decode_options(8), name=path)
+"""
+
+
+def test_damaged_tags_are_passed_over_in_silence(tmp_path):
+    paths = [tmp_path / str(i) for i in range(3)]
+    for path, content in zip(paths, with_damaged_tags(), strict=True):
+        path.write_bytes(content)
+        with pytest.warns(UserWarning), Image.open(path) as image:
+            image.getexif()
+    done = subprocess.run([sys.executable, "-c", SILENT, *paths], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 # ------------------------------------------------------------------------------------------- ways in
@@ -416,6 +502,15 @@ def test_truncated_archives_are_one_message(kept, tmp_path):
         ImageFolder(path, 8)
 
 
+def test_an_archive_of_too_long_a_directory_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = archive(tmp_path / "f.zip", *(member(f"{i:0100d}.png", b"") for i in range(100)))
+    monkeypatch.setattr(containers, "MOST_DIRECTORY", 10_000)
+    monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda *_, **__: pytest.fail("read"))
+    words = r"f\.zip is neither .* \(its directory has 15,102 bytes; at most 10,000 bytes are read\)"
+    with pytest.raises(UserError, match=words):
+        ImageFolder(path, 8)
+
+
 def test_archives_inside_are_named_and_never_opened(tmp_path):
     inner = archive(tmp_path / "inner.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "f.zip", "w") as file:
@@ -451,13 +546,28 @@ def test_label_files_that_cannot_be_are_one_short_message(kind, zipped, tmp_path
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_label_file_has_a_limit(zipped, tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "MOST_BYTES", 2000)
+    monkeypatch.setattr(image_folder, "MOST_LABELS", 2000)
     if zipped:
         path = archive(tmp_path / "f.zip", member("dataset.json", bytes(2001)))
     else:
         (folder(path := tmp_path / "f") / "dataset.json").write_bytes(bytes(2001))
     with pytest.raises(UserError, match=r"dataset\.json in .* cannot be read: it has"):
         ImageFolder(path, 8, labels="auto")
+
+
+def test_a_high_class_number_does_not_make_a_square_of_it(tmp_path):
+    """Which has 40 GB."""
+    root = folder(tmp_path / "f")
+    (root / "dataset.json").write_text(json.dumps({"labels": [["a.png", 99_999], ["b.png", 3]]}))
+    source = ImageFolder(root, 8, labels="json")
+    tracemalloc.start()
+    try:
+        labels = source.labels()
+        assert tracemalloc.get_traced_memory()[1] < 2e6
+    finally:
+        tracemalloc.stop()
+    assert labels.shape == (2, 100_000) and labels.dtype == np.float32
+    assert [row.nonzero()[0].tolist() for row in labels] == [[99_999], [3]] and labels.sum() == 2
 
 
 # ------------------------------------------------------------------------------- links, pipes, devices
@@ -473,7 +583,6 @@ LINKS = {
     "deeper/x.png": ("a.png", "deeper/x.png"),
     "more": (".", "more"),
     "dataset.json": ("a.png", "dataset.json"),
-    "gone.png": ("nothing.png", "gone.png"),
 }
 
 
@@ -576,7 +685,7 @@ def test_links_in_circles_end(tmp_path):
 
 
 def test_links_that_multiply_the_folders_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(containers, "FOLDERS_AGAIN", 200)
+    monkeypatch.setattr(containers, "MOST_AGAIN", 200)
     root = folder(tmp_path / "f")
     for i in range(40):
         (root / f"d{i}").mkdir()
@@ -585,6 +694,28 @@ def test_links_that_multiply_the_folders_are_refused(tmp_path, monkeypatch):
     (root / "d40").mkdir()
     with pytest.raises(UserError, match=r"lead to the same folders again and again, e\.g\. d"):
         ImageFolder(root, 8)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_names_that_links_reach_again_are_counted(follow, tmp_path, monkeypatch):
+    """Few folders of many files make as many names as many folders do."""
+    root, inner = folder(tmp_path / "f"), folder(tmp_path / "f" / "inner")
+    for i in range(8):
+        os.link(inner / "a.png", inner / f"{i}.png")
+    for i in range(5):
+        link(root, f"d{i}", "inner")
+    monkeypatch.setattr(containers, "MOST_AGAIN", 5 * (10 + 1))
+    assert len(ImageFolder(root, 8, follow_links=follow)) == 2 + 6 * 10, "hard links are files"
+    monkeypatch.setattr(containers, "MOST_AGAIN", 5 * (10 + 1) - 1)
+    with pytest.raises(UserError, match=r"lead to the same folders again and again, e\.g\. "):
+        ImageFolder(root, 8, follow_links=follow)
+
+
+def test_a_link_to_nothing_is_an_unreadable_file(tmp_path):
+    """Also where nothing is outside."""
+    root = link(folder(tmp_path / "f"), "gone.png", tmp_path / "elsewhere.png")
+    assert "No such file" in reading(root, "gone.png")
+    assert len(prepare(ImageFolder(root, 8), tmp_path / "c")) == 2
 
 
 @pytest.fixture
@@ -699,6 +830,22 @@ METAS = {
     "half": {"chunks": [["chunk-0-0.bin", 100.5, 1.5]]},
     "size": {"shape": [3, 8.0, 8.0]},
     "names": {"label_names": [[[]]]},
+    "no stats": {"stats": []},
+    "skipped": {"stats": {"skipped": 5}},
+    "skipped names": {"stats": {"skipped": [["a"]]}},
+    "skipped numbers": {"stats": {"skipped": [[1, 2]]}},
+    "sizes": {"stats": {"sizes": [1]}},
+    "common sizes": {"stats": {"sizes": {"common": [1], "distinct": 2, "min": "1x1", "max": "2x2"}}},
+    "distinct sizes": {"stats": {"sizes": {"common": {"1x1": 2}}}},
+    "least size": {"stats": {"sizes": {"common": {"1x1": 2}, "distinct": 2, "min": [], "max": None}}},
+    "modes": {"stats": {"modes": 7}},
+    "modes counted": {"stats": {"modes": {"RGB": "a"}}},
+    "labels": {"stats": {"labels": [1]}},
+    "labels counted": {"stats": {"labels": {"a": None}}},
+    "mean": {"stats": {"mean": ["a"], "std": [1]}},
+    "mean alone": {"stats": {"mean": [1.0]}},
+    "mean without end": {"stats": {"mean": [10**400], "std": [1]}},
+    "no list of means": {"stats": {"mean": 5, "std": 5}},
 }
 
 
@@ -707,6 +854,15 @@ def test_an_index_that_cannot_be_is_refused(kind, tmp_path):
     root = shards(tmp_path / "s", chunk(GOOD, GOOD), **METAS[kind])
     with pytest.raises(UserError, match=r"shards\.json is damaged"):
         StreamedDataset(Shards(str(root), 8))
+
+
+def test_parts_of_the_statistics_are_enough(tmp_path):
+    made = {"count": 2, "skipped": [["x\x1b", "y"]], "modes": {"RGB": 2}, "labels": {}, "mean": [1, 2.5], "std": [0, 1]}
+    made["sizes"] = {"distinct": 0, "common": {}, "min": None, "max": None}
+    for stats in (made, {}, *({key: value} for key, value in made.items() if key not in ("mean", "std"))):
+        root = shards(tmp_path / "s", chunk(GOOD, GOOD), stats=stats)
+        text = summary_text(StreamedDataset(Shards(str(root), 8)))
+        assert text.startswith("n: 2 images of 3x8x8") and "\x1b" not in text
 
 
 def test_an_index_without_end_is_refused(tmp_path, monkeypatch):

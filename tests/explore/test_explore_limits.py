@@ -23,7 +23,7 @@ from stylegan_lightning.errors import UserError
 from stylegan_lightning.explore import limits
 from stylegan_lightning.explore.limits import ENTRY_BYTES, Refused, Weighed
 from stylegan_lightning.explore.projecting import Job, Projections
-from stylegan_lightning.explore.store import Store
+from stylegan_lightning.explore.store import Store, taken
 from stylegan_lightning.explore.uploads import Uploads
 from stylegan_lightning.latent.codes import Codes, noise_maps, styles_of
 from stylegan_lightning.latent.projection import Settings
@@ -142,7 +142,7 @@ def files_of(folder):
 def test_the_store_removes_what_was_used_longest_ago(G, tmp_path, monkeypatch):
     before = Store(tmp_path, G)
     old = [before.put(code(G, seed)) for seed in range(6)]
-    size = (tmp_path / f"{old[0]}.safetensors").stat().st_size
+    size = taken((tmp_path / f"{old[0]}.safetensors").stat())
     for i, key in enumerate(old):
         os.utime(tmp_path / f"{key}.safetensors", (1000 + i, 1000 + i))
     for name in ("mine.safetensors", "0123456789abcdef.txt", "0123456789ABCDEF.safetensors", "0123.safetensors"):
@@ -158,6 +158,22 @@ def test_the_store_removes_what_was_used_longest_ago(G, tmp_path, monkeypatch):
         store.get(old[0])
 
 
+def test_small_files_weigh_the_blocks_that_they_take(G, tmp_path, monkeypatch):
+    store = Store(tmp_path, G)
+    paths = [store._path(store.put(code(G, seed))) for seed in range(4)]
+    size, block = paths[0].stat().st_size, 512 * paths[0].stat().st_blocks
+    if block <= size:
+        pytest.skip("this file system packs small files")
+    monkeypatch.setattr(limits, "STORE_BYTES", 3 * block)
+    store.prune()
+    assert sum(path.exists() for path in paths) == 3
+    monkeypatch.setattr(limits, "STORE_BYTES", 100 * block)  # a hundredth of which one file takes
+    monkeypatch.setattr(store, "prune", lambda: looked.append(1))
+    looked: list[int] = []
+    store.put(code(G, 9))
+    assert looked == [1]
+
+
 def test_use_is_seen_by_other_processes(G, tmp_path):
     store = Store(tmp_path, G)
     path = store._path(key := store.put(code(G, 0)))
@@ -170,7 +186,7 @@ def test_use_is_seen_by_other_processes(G, tmp_path):
 def test_codes_of_this_session_are_removed_last(G, tmp_path, monkeypatch):
     theirs = [tmp_path / f"{name * 16}.safetensors" for name in "0f"]
     code(G, 0).save(theirs[0])
-    size = theirs[0].stat().st_size
+    size = taken(theirs[0].stat())
     monkeypatch.setattr(limits, "STORE_BYTES", int(3.5 * size))
     store = Store(tmp_path, G)
     mine = [store.put(code(G, seed)) for seed in (1, 2)]
@@ -186,7 +202,7 @@ def test_codes_of_this_session_are_removed_last(G, tmp_path, monkeypatch):
 
 def test_stores_of_other_models_count_where_they_are_beside(G, tmp_path, monkeypatch):
     a, b, foreign = (tmp_path / name for name in ("a" * 16, "b" * 16, "mine"))
-    size = Store(a, G)._path(Store(a, G).put(code(G, 0))).stat().st_size
+    size = taken(Store(a, G)._path(Store(a, G).put(code(G, 0))).stat())
     for seed in range(1, 4):
         Store(a, G).put(code(G, seed))
     Store(foreign, G).put(code(G, 0))
