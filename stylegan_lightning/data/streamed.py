@@ -51,6 +51,8 @@ FORMAT = 1
 META, TARGETS = "shards.json", "labels.npy"
 MOST_META = 1 << 26
 """Bytes of shards.json."""
+LEAST = 30
+"""Bytes of an image in a chunk: a WebP and its place."""
 MOST_CHUNK = 1 << 32
 """Bytes of a chunk, whose offsets have 32 bits."""
 STORES = ("s3://", "gs://", "r2://")
@@ -443,7 +445,7 @@ def _checked(content: bytes, root: str) -> dict[str, Any]:
         whole = meta["format"] == FORMAT and all(isinstance(meta[key], kind) for key, kind in kinds.items())
         for name, size, count in meta["chunks"]:
             whole &= re.fullmatch(r"chunk-[\w.-]+\.bin", name) is not None and type(size) is type(count) is int
-            whole &= 0 < size <= MOST_CHUNK and 0 < 4 * count < size
+            whole &= 0 < size <= MOST_CHUNK and 0 < LEAST * count < size
         channels, height, width = meta["shape"]
         whole &= all(type(x) is int for x in meta["shape"]) and all(isinstance(x, str) for x in meta["label_names"])
         if not (
