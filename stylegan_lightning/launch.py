@@ -31,7 +31,7 @@ from stylegan_lightning.config.arguments import argument, shell_argument
 from stylegan_lightning.config_checks import check_command_line
 from stylegan_lightning.errors import UserError
 from stylegan_lightning.files import printable
-from stylegan_lightning.resume import AUTO
+from stylegan_lightning.resume import AUTO, for_resumed_run
 from stylegan_lightning.training.callbacks import GracefulStop
 from stylegan_lightning.training.checkpoint import LAST, Checkpoints, check_trainable, find_checkpoint, read_checkpoint
 from stylegan_lightning.training.csv_logger import MetricsCSV
@@ -69,6 +69,9 @@ def entry_point(main: Callable[[], Any], conf_dir: Path, config_name: str) -> No
     if {"-sc", "--shell-completion"} & set(sys.argv):
         main()
         return
+    if any(o.startswith("resume=") and o not in ("resume=null", f"resume={AUTO}") for o in overrides):
+        sys.argv[1:] = map(for_resumed_run, sys.argv[1:])
+        overrides = _overrides(sys.argv[1:])
     with messages_for_users():
         check_command_line(conf_dir, config_name, overrides)
         place, resume = _given(overrides, "run_dir") or _given(overrides, "out_dir"), _given(overrides, "resume")

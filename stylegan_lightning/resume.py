@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _MAY_CHANGE = (
     "data.cache_dir",
     "data.max_cache",
 )
+_OF_ITS_GROUPS = (*(key for key in _MAY_CHANGE if key.startswith("data.")), "metrics.each")
 
 _NEEDED = (
     *("seed", "model.loss", "schedule.object", "schedule.total_kimg", "data.source", "data.name"),
@@ -63,6 +65,7 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
         if not _may_change(key):
             refused += [] if same_command else [key]
         elif key not in ("resume", "run_dir"):
+            _check_has(saved, key)
             change(saved, key, OmegaConf.select(cfg, key))
             if key == "data.follow_links":  # which runs that are older do not have
                 change(saved, "data.source.follow_links", OmegaConf.select(cfg, key))
@@ -70,8 +73,8 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     if lost:
         said = " ".join(f"'{key}={{_target_: {target}}}'" for key, target in lost.items())
         raise UserError(
-            f"this run measures with code of your own, which is not taken from a checkpoint: add "
-            f"metrics='[{','.join(saved.metrics.each)}]' {said} to the command, or choose other metrics=..."
+            f"this run measures with code of your own, which is not taken from a checkpoint: add {said} to the command, "
+            "or choose other metrics=..."
         )
     if refused:
         raise UserError(
@@ -87,8 +90,22 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     return saved, path
 
 
-def _may_change(key: str) -> bool:
-    return any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE)
+def _may_change(key: str, keys: Sequence[str] = _MAY_CHANGE) -> bool:
+    return any(key == k or key.startswith(f"{k}.") for k in keys)
+
+
+def for_resumed_run(argument: str) -> str:
+    """An argument KEY=VALUE where a run is resumed, whose data and metrics are not those of a new run by default: Hydra
+    is told to add what it does not know, and `resumed_config` looks for it in the run's own configuration."""
+    return f"++{argument}" if _may_change(argument.partition("=")[0], _OF_ITS_GROUPS) else argument
+
+
+def _check_has(saved: DictConfig, key: str) -> None:
+    """Raises UserError for a key of other data than the run's. Older runs on folders lack follow_links."""
+    group, _, name = key.partition(".")
+    known = [*saved.data, *(["follow_links"] if saved.data.name == "image_folder" else [])]
+    if group == "data" and name not in known:
+        raise UserError(f"this run was trained on data={saved.data.name}, which have no {key}: leave it out")
 
 
 def differences(saved: DictConfig, cfg: DictConfig) -> list[str]:

@@ -324,6 +324,12 @@ def test_any_module_gives_features_and_its_checkpoint_still_loads(run, tiny, tmp
     assert done.code == 0, done.err
     assert float(read_rows(tmp_path / "r/metrics.csv")[-1]["metric/fd_corners"]) > 0
     assert stylegan_lightning.load(tmp_path / "r").img_resolution == 8  # without running the user's code
+    further = (f"resume={tmp_path}/r", "schedule.total_kimg=0.128")
+    refused = run("train.py", *further)
+    assert refused.code == 2 and f"'{own}'" in refused.err
+    done = run("train.py", *further, own)
+    assert done.code == 0, done.err
+    assert float(read_rows(tmp_path / "r/metrics.csv")[-1]["metric/fd_corners"]) > 0
 
 
 # ------------------------------------------------------------------------------------------------ tables, plots

@@ -133,6 +133,38 @@ def test_what_cannot_be_gone_on_with_is_one_message(run, tiny, tmp_path):
         assert path.read_bytes() == damaged, name
 
 
+def test_data_that_have_moved_are_found_by_the_resumed_run(run, tiny, tmp_path):
+    """Also behind links, and for runs that are older than the key."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "a").mkdir()
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / f"a/{i}.png")
+    own = [a for a in tiny if not a.startswith("data.size")]
+    done = run("train.py", *own, "data=image_folder", f"data.path={tmp_path}/a", "logger=csv", f"run_dir={tmp_path}/r",
+               f"data.cache_dir={tmp_path}/c")  # fmt: skip
+    assert done.code == 0, done.err
+    path = tmp_path / "r/checkpoints/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["config"]["data"]["follow_links"], checkpoint["config"]["data"]["source"]["follow_links"]
+    torch.save(checkpoint, path)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    (tmp_path / "links").mkdir()
+    for i in range(16):
+        (tmp_path / f"links/{i}.png").symlink_to(tmp_path / f"moved/{i}.png")
+    go_on = ["train.py", f"resume={tmp_path}/r", f"data.cache_dir={tmp_path}/new"]
+    assert "nothing at" in run(*go_on, "schedule.total_kimg=0.072").err
+    done = run(*go_on, "schedule.total_kimg=0.072", f"data.path={tmp_path}/moved")
+    assert done.code == 0, done.err
+    done = run(*go_on, "schedule.total_kimg=0.08", f"data.path={tmp_path}/links")
+    assert done.code == 2 and "data.follow_links=true" in done.err
+    done = run(*go_on, "schedule.total_kimg=0.08", f"data.path={tmp_path}/links", "data.follow_links=true")
+    assert done.code == 0, done.err
+    wrong = run(*go_on, "data.max_cache=1GB")
+    assert wrong.code == 2 and "no data.max_cache" in wrong.err
+    wrong = run(*go_on, "data.num_workerz=1")
+    assert wrong.code == 2 and "did you mean data.num_workers" in wrong.err
+
+
 def test_resume_refuses_another_model(run, tiny, tmp_path):
     run("train.py", *tiny, f"run_dir={tmp_path}/r", "logger=csv")
     done = run("train.py", f"resume={tmp_path}/r", "model.z_dim=16", "schedule.total_kimg=1")
