@@ -73,8 +73,8 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     if lost:
         said = " ".join(f"'{key}={{_target_: {target}}}'" for key, target in lost.items())
         raise UserError(
-            f"this run measures with code of your own, which is not taken from a checkpoint: add {said} to the command, "
-            "or choose other metrics=..."
+            f"this run measures with code of your own, which is not taken from a checkpoint: add {said} to the "
+            "command, or choose other metrics=..."
         )
     if refused:
         raise UserError(
