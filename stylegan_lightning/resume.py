@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from stylegan_lightning.builders import change, checkpoint_config, to_plain
 from stylegan_lightning.config.stored import foreign_metrics
 from stylegan_lightning.errors import UserError
-from stylegan_lightning.training.checkpoint import LAST, check_trainable, find_checkpoint, read_checkpoint
+from stylegan_lightning.training.checkpoint import LAST, check_resumable, find_checkpoint, read_checkpoint
 
 AUTO = "auto"
 """As `resume`: the run in run_dir where there is one, else a new one, always by the same command."""
@@ -53,7 +53,7 @@ def resumed_config(cfg: DictConfig, path: Path, same_command: bool = False) -> t
     already reached its end.
     """
     checkpoint = read_checkpoint(path)
-    check_trainable(checkpoint, path)
+    check_resumable(checkpoint, path)
     saved = checkpoint_config(checkpoint, path)
     lacks = [key for key in _NEEDED if OmegaConf.select(saved, key) is None]
     if lacks:

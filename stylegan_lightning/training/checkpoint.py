@@ -91,11 +91,16 @@ _TO_GO_ON = {"optimizer_states": list, "lr_schedulers": list, "callbacks": dict,
 
 
 def check_trainable(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError for what is a generator alone, and for what lacks the state of training."""
+    """Raises UserError for what is a generator alone."""
     if not any(name.startswith("D.") for name in checkpoint["state_dict"]):
         raise UserError(
             f"{path} is an exported generator, without the discriminator that training needs: give the checkpoint"
         )
+
+
+def check_resumable(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError as `check_trainable`, and for what lacks the state of training."""
+    check_trainable(checkpoint, path)
     wrong = [name for name, kind in _TO_GO_ON.items() if not isinstance(checkpoint.get(name), kind)]
     batches = checkpoint["progress"].get("batches")
     wrong += [] if type(batches) is int and batches >= 0 else ["progress.batches"]
