@@ -86,8 +86,13 @@ def test_values_under_the_pointer_and_by_keys(open_page):
     plot, tip = page.locator("#curves svg"), page.locator("#tip")
     assert tip.is_hidden()
     plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    page.mouse.move(box["x"] + box["width"] - 15, box["y"] + box["height"] - 60)
+    for _ in range(100):  # the page may still move under the pointer, or be drawn anew
+        box = plot.bounding_box()
+        page.mouse.move(5, 5)
+        page.mouse.move(box["x"] + box["width"] - 15, box["y"] + box["height"] - 60)
+        page.wait_for_timeout(100)
+        if tip.is_visible():
+            break
     tip.wait_for()
     assert tip.inner_text().split("\n") == ["run0", "300 at 4 kimg"]
     page.mouse.move(5, 5)
