@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,7 +26,7 @@ from stylegan_lightning.data.base import PreparedDataset
 from stylegan_lightning.data.cache import default_cache_dir, prepare
 from stylegan_lightning.data.labels import label_kind
 from stylegan_lightning.data.streamed import Shards, StreamedDataset
-from stylegan_lightning.errors import UserError
+from stylegan_lightning.errors import UserError, one_line
 from stylegan_lightning.metrics.features import FeatureExtractor, ModuleFeatures, load_extractor
 from stylegan_lightning.metrics.perceptual import PerceptualDistance, load_distance
 from stylegan_lightning.metrics.preset import Resize, get_preset, with_counts
@@ -328,8 +327,7 @@ def load_weights(module: nn.Module, state: dict[str, torch.Tensor], prefix: str,
     try:
         module.load_state_dict(under(state, prefix))
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = textwrap.shorten(" ".join(str(error).split()), 400, placeholder=" ...")
-        raise UserError(f"the weights in {path} do not fit this network: {reason}") from None
+        raise UserError(f"the weights in {path} do not fit this network: {one_line(error)}") from None
 
 
 def restored_generator(checkpoint: dict[str, Any], path: Path) -> tuple[Generator, DictConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,6 +16,11 @@ class UserError(Exception):
     The message is the whole explanation: what must hold, what was given, what to change.
     Entry points print it and exit with status 2; library callers catch it like any exception.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What it says, on one line; of a long one, the beginning."""
+    return textwrap.shorten(" ".join(str(error).split()), 400, placeholder=" ...")
 
 
 def chosen(kind: str, choices: Mapping[str, T], name: str) -> T:

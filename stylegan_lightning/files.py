@@ -70,12 +70,12 @@ def read_stream(file: IO[bytes], limit: int) -> bytes:
     return b"".join(pieces)
 
 
-class BoundedReads(io.FileIO):
+class BoundedReads(io.BufferedReader):
     """A file of which at most `limit` bytes are read at a time: an archive's directory is read in one piece, and takes
     ten times as much memory. Raises ValueError beyond."""
 
     def __init__(self, path: Path, limit: int) -> None:
-        super().__init__(path)
+        super().__init__(io.FileIO(path))
         self.limit = limit
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -9,7 +9,6 @@ import logging
 import os
 import subprocess
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from stylegan_lightning import preflight
 from stylegan_lightning.builders import build_discriminator, build_generator, checkpoint_config
 from stylegan_lightning.config.arguments import argument, shell_argument
 from stylegan_lightning.config_checks import check_command_line
-from stylegan_lightning.errors import UserError
+from stylegan_lightning.errors import UserError, one_line
 from stylegan_lightning.files import printable
 from stylegan_lightning.resume import AUTO, for_resumed_run
 from stylegan_lightning.training.callbacks import GracefulStop
@@ -255,8 +254,7 @@ def not_restored(error: BaseException, checkpoint: Path | None) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     if checkpoint is None or not any(frame.filename.endswith("checkpoint_connector.py") for frame in frames):
         return None
-    reason = textwrap.shorten(" ".join(str(error).split()), 300, placeholder=" ...")
-    return f"{checkpoint} is damaged, and cannot be gone on with: {reason} ({type(error).__name__})"
+    return f"{checkpoint} is damaged, and cannot be gone on with: {one_line(error)} ({type(error).__name__})"
 
 
 def lost_rank(error: BaseException, trainer: L.Trainer, run_dir: Path) -> str | None:

@@ -170,7 +170,7 @@ class Zip:
         opened = self._opened
         if opened is None or opened[0] != os.getpid():  # a forked child must not share the file position
             file = BoundedReads(self.path, MOST_DIRECTORY)
-            opened = self._opened = (os.getpid(), zipfile.ZipFile(file))  # type: ignore[arg-type]
+            opened = self._opened = (os.getpid(), zipfile.ZipFile(file))
         return opened[1]
 
     def names(self) -> list[str]:

@@ -64,7 +64,7 @@ def read_archive(path: Path) -> Any:
     Raises ValueError and others, with a reason, for anything that `torch.save` does not write of plain tables of
     tensors, and where tensors would be larger than the file.
     """
-    with zipfile.ZipFile(BoundedReads(path, MOST_DIRECTORY)) as archive:  # type: ignore[arg-type]
+    with BoundedReads(path, MOST_DIRECTORY) as file, zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
         (pickled,) = [name for name in members if name.endswith("/data.pkl")] or [""]
         if not pickled:
